@@ -1,0 +1,169 @@
+//! The TCP client: plays a dialogue of steps, once or many times, and counts who answered.
+//!
+//! Steps: `send TEXT` (with `\r`, `\n`, `\t`), `expect TEXT` (reads until it has arrived), `line` (reads a
+//! line; it names the server), `wait MS` (is silent), `shut` (closes its own direction), `eof` (reads to the end).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::report::Report;
+
+/// The most that one `expect`, `line` or `eof` reads, bytes.
+const MOST: usize = 16 << 20;
+
+/// What the client is told.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where to: HOST:PORT
+    address: String,
+    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' shut eof
+    steps: Vec<String>,
+    /// How many times, each over a connection of its own
+    #[arg(long, default_value_t = 1)]
+    times: u64,
+    /// Longest time for one dialogue, in seconds
+    #[arg(long, default_value_t = 10)]
+    timeout: u64,
+    /// Print the counts as JSON, not what was read
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plays the dialogue; fails if any of them failed.
+pub async fn run(options: Options) -> Result<()> {
+    let steps = options
+        .steps
+        .iter()
+        .map(|step| Step::parse(step))
+        .collect::<Result<Vec<_>>>()?;
+    let mut report = Report::start();
+    for _ in 0..options.times {
+        let limit = Duration::from_secs(options.timeout);
+        let played = tokio::time::timeout(limit, play(&options.address, &steps)).await;
+        match played.unwrap_or_else(|_| Err(anyhow!("not done within {} s", options.timeout))) {
+            Ok(heard) => {
+                show(&options, &heard.text);
+                report.answered("done", &heard.server);
+            }
+            Err(error) if options.times == 1 && !options.json => return Err(error),
+            Err(error) => report.failed(&format!("{error:#}")),
+        }
+    }
+    if options.json {
+        report.print_json();
+    }
+    report.verdict()
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "what was read is what the user asked for"
+)]
+fn show(options: &Options, text: &[u8]) {
+    if !options.json {
+        print!("{}", String::from_utf8_lossy(text));
+    }
+}
+
+enum Step {
+    Send(Vec<u8>),
+    Expect(Vec<u8>),
+    Line,
+    Wait(Duration),
+    Shut,
+    Eof,
+}
+
+impl Step {
+    fn parse(text: &str) -> Result<Self> {
+        let (verb, argument) = text.split_once(' ').unwrap_or((text, ""));
+        Ok(match verb {
+            "send" => Self::Send(unescape(argument)),
+            "expect" => Self::Expect(unescape(argument)),
+            "line" => Self::Line,
+            "wait" => Self::Wait(Duration::from_millis(
+                argument.parse().context("wait MILLISECONDS")?,
+            )),
+            "shut" => Self::Shut,
+            "eof" => Self::Eof,
+            _ => bail!(
+                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, wait MS, shut, eof"
+            ),
+        })
+    }
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    text.replace("\\r", "\r")
+        .replace("\\n", "\n")
+        .replace("\\t", "\t")
+        .into_bytes()
+}
+
+/// What a dialogue brought.
+#[derive(Default)]
+struct Heard {
+    /// Everything read.
+    text: Vec<u8>,
+    /// How much of it earlier steps have taken.
+    taken: usize,
+    /// What the `line` step read.
+    server: String,
+}
+
+async fn play(address: &str, steps: &[Step]) -> Result<Heard> {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    let mut heard = Heard::default();
+    for step in steps {
+        match step {
+            Step::Send(bytes) => stream.write_all(bytes).await.context("cannot send")?,
+            Step::Expect(bytes) => drop(heard.until(&mut stream, bytes).await?),
+            Step::Line => {
+                let line = heard.until(&mut stream, b"\n").await?;
+                line.trim_end().clone_into(&mut heard.server);
+            }
+            Step::Wait(time) => tokio::time::sleep(*time).await,
+            Step::Shut => stream.shutdown().await.context("cannot close")?,
+            Step::Eof => while heard.more(&mut stream).await? {},
+        }
+    }
+    Ok(heard)
+}
+
+impl Heard {
+    /// Reads until `mark` has arrived; what came before it and it.
+    async fn until(&mut self, stream: &mut TcpStream, mark: &[u8]) -> Result<String> {
+        loop {
+            let fresh = self.text.get(self.taken..).unwrap_or_default();
+            if let Some(at) = fresh
+                .windows(mark.len().max(1))
+                .position(|window| window == mark)
+            {
+                let text = String::from_utf8_lossy(&fresh[..at + mark.len()]).into_owned();
+                self.taken += at + mark.len();
+                return Ok(text);
+            }
+            if !self.more(stream).await? {
+                bail!("closed before {:?} came", String::from_utf8_lossy(mark));
+            }
+        }
+    }
+
+    /// Reads once; false at the end.
+    async fn more(&mut self, stream: &mut TcpStream) -> Result<bool> {
+        if self.text.len() > MOST {
+            bail!("more than {MOST} bytes");
+        }
+        Ok(stream
+            .read_buf(&mut self.text)
+            .await
+            .context("cannot read")?
+            > 0)
+    }
+}
