@@ -1,0 +1,130 @@
+//! What rules and backendRefs do to requests and responses. Names and values are checked when the
+//! route is read, so that applying them cannot fail for a reason that status has not told.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+
+/// The filters that act on a forwarded request and its response.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filters {
+    /// RequestHeaderModifier.
+    pub request_headers: Option<HeaderModifier>,
+    /// ResponseHeaderModifier.
+    pub response_headers: Option<HeaderModifier>,
+    /// URLRewrite.
+    pub rewrite: Option<UrlRewrite>,
+}
+
+/// Changes to headers, as HTTPHeaderFilter says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderModifier {
+    /// Overwrites the header.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Appends to what is there.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Removes the header.
+    pub remove: Vec<HeaderName>,
+}
+
+impl HeaderModifier {
+    /// Sets, then adds, then removes.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+        for name in &self.remove {
+            headers.remove(name);
+        }
+    }
+}
+
+/// What becomes of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathModifier {
+    /// The whole path is this.
+    Full(String),
+    /// The matched prefix is this; kept without its trailing `/`.
+    Prefix(String),
+}
+
+impl PathModifier {
+    /// The new path for `path`, of which the rule matched the first `matched_prefix` bytes.
+    pub fn apply(&self, path: &str, matched_prefix: usize) -> String {
+        let new = match self {
+            Self::Full(full) => full.clone(),
+            Self::Prefix(prefix) => format!("{prefix}{}", path.get(matched_prefix..).unwrap_or_default()),
+        };
+        if new.starts_with('/') { new } else { format!("/{new}") }
+    }
+}
+
+/// URLRewrite.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UrlRewrite {
+    /// The new Host or authority.
+    pub hostname: Option<HeaderValue>,
+    /// The new path.
+    pub path: Option<PathModifier>,
+}
+
+impl UrlRewrite {
+    /// The rewritten path and query for a request, or `None` when they stay. `matched_prefix` is the decision's.
+    pub fn apply(&self, path: &str, query: Option<&str>, matched_prefix: usize) -> Option<String> {
+        let path = self.path.as_ref()?.apply(path, matched_prefix);
+        Some(join_query(path, query))
+    }
+}
+
+/// `path?query`.
+pub(crate) fn join_query(mut path: String, query: Option<&str>) -> String {
+    if let Some(query) = query {
+        path.push('?');
+        path.push_str(query);
+    }
+    path
+}
+
+/// The schemes that a redirect can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `http`, whose port is 80.
+    Http,
+    /// `https`, whose port is 443.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// Its well-known port.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// RequestRedirect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The scheme of the Location; the request's if absent.
+    pub scheme: Option<Scheme>,
+    /// The host of the Location; the request's if absent.
+    pub hostname: Option<String>,
+    /// The port of the Location; see [`Redirect::location`].
+    pub port: Option<u16>,
+    /// The path of the Location; the request's if absent.
+    pub path: Option<PathModifier>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+}

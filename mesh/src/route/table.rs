@@ -1,0 +1,182 @@
+//! The tables that a proxy routes by.
+
+use super::{Failure, Filters, HttpMatch, Precedence, Redirect, RequestHead, RouteKind, RouteRef, Split, TcpTable};
+use crate::names::{ObjectName, ServiceName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A backend: a Service and its *service port*, not the target port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The Service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+}
+
+/// An index into [`ServiceTable::backends`].
+pub type BackendIx = usize;
+
+/// All that a proxy must know to route what is sent to one Service.
+#[derive(Clone, Debug)]
+pub struct ServiceTable {
+    /// The Service.
+    pub service: ServiceName,
+    /// Its TCP ports by number.
+    pub ports: BTreeMap<u16, PortTable>,
+    /// Every backend that a rule or a default names, without repeats.
+    pub backends: Vec<BackendKey>,
+}
+
+/// What happens on one port.
+#[derive(Clone, Debug)]
+pub struct PortTable {
+    /// What the Service says is spoken here.
+    pub declared: Option<AppProtocol>,
+    /// Which routes govern.
+    pub governing: Governing,
+    /// The Service's own endpoints: the backend where no route governs.
+    pub default: BackendIx,
+}
+
+/// What a Service's `appProtocol` says is spoken on a port (KEP-3726, GEP-1911).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// `http`.
+    Http1,
+    /// `kubernetes.io/h2c` or `grpc`.
+    Http2,
+    /// `kubernetes.io/ws`: HTTP/1.
+    WebSocket,
+    /// `https`, `kubernetes.io/wss` or `tls`.
+    Tls,
+    /// `tcp`.
+    Tcp,
+}
+
+impl AppProtocol {
+    /// Reads an `appProtocol`; `None` for those that mean nothing to the mesh.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "http" => Some(Self::Http1),
+            "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" => Some(Self::Http2),
+            "kubernetes.io/ws" | "ws" => Some(Self::WebSocket),
+            "https" | "kubernetes.io/wss" | "wss" | "tls" => Some(Self::Tls),
+            "tcp" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
+}
+
+/// Which routes govern a port. Exactly one kind does.
+#[derive(Clone, Debug)]
+pub enum Governing {
+    /// None: everything goes to the Service's own endpoints.
+    Default,
+    /// HTTPRoutes or GRPCRoutes.
+    Http {
+        /// Their rules.
+        table: HttpTable,
+        /// A route names the port: what is spoken there is HTTP, without detection.
+        port_named: bool,
+    },
+    /// A TCPRoute.
+    Tcp {
+        /// Its rule.
+        table: TcpTable,
+    },
+    /// A TLSRoute, once they are built; `resolve` makes none today.
+    Tls {
+        /// Its rule.
+        table: TcpTable,
+    },
+    /// A route of a kind that is not built yet. Traffic of its protocol (for TLSRoutes, connections that begin
+    /// with a ClientHello) is to be reset; other traffic goes to the default.
+    Refused {
+        /// The route's kind.
+        kind: RouteKind,
+        /// The route.
+        route: ObjectName,
+        /// Why, as in its status.
+        message: String,
+    },
+}
+
+impl Governing {
+    /// The routes that govern, for those who show them.
+    pub fn routes(&self) -> Vec<RouteRef> {
+        match self {
+            Self::Default => Vec::new(),
+            Self::Http { table, .. } => table.routes().to_vec(),
+            Self::Tcp { table } | Self::Tls { table } => vec![table.route().clone()],
+            Self::Refused { kind, route, .. } => vec![RouteRef { kind: *kind, name: route.clone() }],
+        }
+    }
+
+    /// The kind that governs.
+    pub fn kind(&self) -> Option<RouteKind> {
+        self.routes().first().map(|route| route.kind)
+    }
+}
+
+/// What an HTTP rule does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Sends the request on.
+    Forward(Split),
+    /// Sends the client elsewhere.
+    Redirect(Redirect),
+    /// Answers.
+    Fail(Failure),
+}
+
+/// One rule of one route.
+#[derive(Clone, Debug)]
+pub struct HttpRule {
+    /// The route.
+    pub route: RouteRef,
+    /// The rule's index in the route.
+    pub rule: usize,
+    /// The rule's name.
+    pub rule_name: Option<String>,
+    /// What happens to requests and responses.
+    pub filters: Filters,
+    /// What the rule does.
+    pub action: Action,
+}
+
+/// The rules of all routes that govern a port, in the order of precedence.
+#[derive(Clone, Debug)]
+pub struct HttpTable {
+    kind: RouteKind,
+    routes: Vec<RouteRef>,
+    rules: Vec<HttpRule>,
+    entries: Vec<(Precedence, Arc<HttpMatch>, usize)>,
+}
+
+impl HttpTable {
+    /// The kind of its routes.
+    pub fn kind(&self) -> RouteKind {
+        self.kind
+    }
+
+    /// The routes, those without any rule that matches included.
+    pub fn routes(&self) -> &[RouteRef] {
+        &self.routes
+    }
+
+    /// The rules, by route and index.
+    pub fn rules(&self) -> &[HttpRule] {
+        &self.rules
+    }
+
+    /// The rule for a request: of those that match the first in precedence.
+    pub fn find(&self, request: &RequestHead<'_>) -> Option<&HttpRule> {
+        self.find_match(request).map(|(rule, _)| rule)
+    }
+
+    /// The rule, and how many bytes of the path its prefix matched.
+    pub(crate) fn find_match(&self, _request: &RequestHead<'_>) -> Option<(&HttpRule, usize)> {
+        None
+    }
+}
