@@ -182,8 +182,9 @@ fn trailers(server: &Server) -> Answer {
     let text = Frame::data(Bytes::from_static(b"a body, then a trailer\n"));
     let body = Frames([text, Frame::trailers(fields)].into_iter());
     let mut answer = Response::new(body.boxed());
-    answer.headers_mut()
-.insert(TRAILER, HeaderValue::from_static("x-sum"));
+    answer
+        .headers_mut()
+        .insert(TRAILER, HeaderValue::from_static("x-sum"));
     name_server(answer.headers_mut(), server);
     answer
 }
