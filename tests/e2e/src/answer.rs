@@ -20,17 +20,12 @@ impl Reply {
     pub fn parse(text: &str) -> Result<Self> {
         let mut rest = text;
         loop {
-            let (head, body) = rest
-                .split_once("\r\n\r\n")
-                .with_context(|| format!("no response: {text:?}"))?;
+            let (head, body) =
+                rest.split_once("\r\n\r\n").with_context(|| format!("no response: {text:?}"))?;
             let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
             let status: u16 = status.with_context(|| format!("no status line: {head:?}"))?;
             if status >= 200 {
-                return Ok(Self {
-                    status,
-                    headers: fields(head),
-                    body: body.to_owned(),
-                });
+                return Ok(Self { status, headers: fields(head), body: body.to_owned() });
             }
             rest = body;
         }
@@ -38,12 +33,8 @@ impl Reply {
 
     /// A header of the response; all of that name, joined.
     pub fn header(&self, name: &str) -> Option<String> {
-        let values: Vec<&str> = self
-            .headers
-            .iter()
-            .filter(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
-            .collect();
+        let values: Vec<&str> =
+            self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
         (!values.is_empty()).then(|| values.join(", "))
     }
 
@@ -61,21 +52,15 @@ impl Reply {
     pub fn seen(&self, name: &str) -> Option<String> {
         let account = self.account();
         let headers = account["headers"].as_array()?;
-        let values: Vec<&str> = headers
-            .iter()
-            .filter(|h| h[0] == name)
-            .filter_map(|h| h[1].as_str())
-            .collect();
+        let values: Vec<&str> =
+            headers.iter().filter(|h| h[0] == name).filter_map(|h| h[1].as_str()).collect();
         (!values.is_empty()).then(|| values.join(", "))
     }
 
     /// The client's identity, as the server saw it.
     pub fn client_identity(&self) -> Option<String> {
         let certificate = self.seen("x-forwarded-client-cert")?;
-        certificate
-            .split(';')
-            .find_map(|part| part.strip_prefix("URI="))
-            .map(str::to_owned)
+        certificate.split(';').find_map(|part| part.strip_prefix("URI=")).map(str::to_owned)
     }
 
     fn account(&self) -> Value {
@@ -85,9 +70,7 @@ impl Reply {
 
 fn fields(head: &str) -> Vec<(String, String)> {
     let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-    lines
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-        .collect()
+    lines.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect()
 }
 
 /// The counts of `echo load --json` or `echo tcp-client --json`.
@@ -97,9 +80,7 @@ pub struct Load(Value);
 impl Load {
     /// Of the program's output.
     pub fn parse(text: &str) -> Result<Self> {
-        Ok(Self(
-            serde_json::from_str(text).with_context(|| format!("no report: {text:?}"))?,
-        ))
+        Ok(Self(serde_json::from_str(text).with_context(|| format!("no report: {text:?}"))?))
     }
 
     /// Requests that were answered, with whatever status.
@@ -119,9 +100,7 @@ impl Load {
 
     /// How many answers had this status.
     pub fn with_status(&self, status: u16) -> u64 {
-        self.0["statuses"][status.to_string()]
-            .as_u64()
-            .unwrap_or_default()
+        self.0["statuses"][status.to_string()].as_u64().unwrap_or_default()
     }
 
     /// Milliseconds: `p50`, `p99` or `most`.
@@ -131,14 +110,8 @@ impl Load {
 
     /// When another server than before began to answer, and which: Unix milliseconds, name.
     pub fn changes(&self) -> Vec<(u64, String)> {
-        let changes = self.0["changes"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        changes
-            .iter()
-            .filter_map(|c| Some((c["at"].as_u64()?, c["server"].as_str()?.to_owned())))
-            .collect()
+        let changes = self.0["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        changes.iter().filter_map(|c| Some((c["at"].as_u64()?, c["server"].as_str()?.to_owned()))).collect()
     }
 
     /// Failures by kind.
@@ -149,12 +122,7 @@ impl Load {
     /// Nothing failed, and so many were answered; returns itself for more.
     #[track_caller]
     pub fn all_well(self, answered: u64) -> Self {
-        assert_eq!(
-            (self.failed(), self.answered()),
-            (0, answered),
-            "failures and answers: {}",
-            self.0
-        );
+        assert_eq!((self.failed(), self.answered()), (0, answered), "failures and answers: {}", self.0);
         self
     }
 
@@ -164,10 +132,6 @@ impl Load {
         let part = self.by(server) * 100;
         let (low, high) = (percent.saturating_sub(tolerance), percent + tolerance);
         let fair = part >= low * self.answered() && part <= high * self.answered();
-        assert!(
-            fair,
-            "{server} should have {percent} % (±{tolerance}): {}",
-            self.0
-        );
+        assert!(fair, "{server} should have {percent} % (±{tolerance}): {}", self.0);
     }
 }

@@ -23,22 +23,8 @@ impl Capture {
     pub fn start(world: &World, name: &str) -> Result<Self> {
         let file = world.dir().join(format!("{name}.pcap"));
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", world.node_netns()))
-            .arg("tcpdump");
-        command
-            .args([
-                "-i",
-                "any",
-                "-s",
-                "0",
-                "-U",
-                "-Z",
-                "root",
-                "--immediate-mode",
-                "-w",
-            ])
-            .arg(&file);
+        command.arg(format!("--net=/run/netns/{}", world.node_netns())).arg("tcpdump");
+        command.args(["-i", "any", "-s", "0", "-U", "-Z", "root", "--immediate-mode", "-w"]).arg(&file);
         let tcpdump = Running::start(command)?;
         until("tcpdump listens", LIMIT, || match tcpdump.written()? {
             said if said.contains("listening on") => Ok(()),
@@ -55,8 +41,6 @@ impl Capture {
 
     /// Whether the text is in a capture.
     pub fn shows(bytes: &[u8], text: &str) -> bool {
-        bytes
-            .windows(text.len())
-            .any(|window| window == text.as_bytes())
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
     }
 }

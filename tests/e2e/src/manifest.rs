@@ -9,11 +9,7 @@ pub fn meshed_namespace(name: &str) -> String {
 
 /// A namespace with this metadata: `labels: {...}, annotations: {...}`.
 pub fn namespace(name: &str, metadata: &str) -> String {
-    let metadata = if metadata.is_empty() {
-        String::new()
-    } else {
-        format!(", {metadata}")
-    };
+    let metadata = if metadata.is_empty() { String::new() } else { format!(", {metadata}") };
     format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}{metadata}}}\n")
 }
 
@@ -23,17 +19,8 @@ pub fn pod(namespace: &str, name: &str, labels: &str, command: &[&str]) -> Strin
 }
 
 /// The same, with more fields of the container (`readinessProbe: {...}`), each on a line of its own.
-pub fn pod_with(
-    namespace: &str,
-    name: &str,
-    labels: &str,
-    command: &[&str],
-    container: &str,
-) -> String {
-    let more: String = container
-        .lines()
-        .map(|line| format!("    {}\n", line.trim_end()))
-        .collect();
+pub fn pod_with(namespace: &str, name: &str, labels: &str, command: &[&str], container: &str) -> String {
+    let more: String = container.lines().map(|line| format!("    {}\n", line.trim_end())).collect();
     format!(
         "---
 apiVersion: v1
@@ -74,13 +61,7 @@ pub fn http_server(namespace: &str, name: &str, labels: &str) -> String {
 /// A TCP server on port 9000, ready when it listens.
 pub fn tcp_server(namespace: &str, name: &str, labels: &str, more: &[&str]) -> String {
     let command = [&[echo(), "tcp", "--port", "9000"], more].concat();
-    pod_with(
-        namespace,
-        name,
-        labels,
-        &command,
-        "readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1}",
-    )
+    pod_with(namespace, name, labels, &command, "readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1}")
 }
 
 /// A Service whose ports are named `pPORT`: `ports` is pairs of its port and the pods'.
@@ -92,14 +73,9 @@ pub fn service(namespace: &str, name: &str, selector: &str, ports: &[(u16, u16)]
 pub fn service_with(namespace: &str, name: &str, ports: &[(u16, u16)], spec: &str) -> String {
     let ports: String = ports
         .iter()
-        .map(|(port, target)| {
-            format!("  - {{name: p{port}, port: {port}, targetPort: {target}}}\n")
-        })
+        .map(|(port, target)| format!("  - {{name: p{port}, port: {port}, targetPort: {target}}}\n"))
         .collect();
-    let more: String = spec
-        .lines()
-        .map(|line| format!("  {}\n", line.trim_end()))
-        .collect();
+    let more: String = spec.lines().map(|line| format!("  {}\n", line.trim_end())).collect();
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  ports:\n{ports}{more}"
     )
@@ -107,32 +83,17 @@ pub fn service_with(namespace: &str, name: &str, ports: &[(u16, u16)], spec: &st
 
 /// An HTTPRoute on a Service (`name` or `namespace/name`); the rules are a YAML list.
 pub fn http_route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
-    route(
-        "gateway.networking.k8s.io/v1",
-        "HTTPRoute",
-        namespace,
-        name,
-        parent,
-        rules,
-    )
+    route("gateway.networking.k8s.io/v1", "HTTPRoute", namespace, name, parent, rules)
 }
 
 /// A TCPRoute likewise.
 pub fn tcp_route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
-    route(
-        "gateway.networking.k8s.io/v1alpha2",
-        "TCPRoute",
-        namespace,
-        name,
-        parent,
-        rules,
-    )
+    route("gateway.networking.k8s.io/v1alpha2", "TCPRoute", namespace, name, parent, rules)
 }
 
 /// A rule's backends by weight: `backends(80, &[("web-v1", 90), ("web-v2", 10)])`.
 pub fn backends(port: u16, weights: &[(&str, u32)]) -> String {
-    let one =
-        |(name, weight): &(&str, u32)| format!("{{name: {name}, port: {port}, weight: {weight}}}");
+    let one = |(name, weight): &(&str, u32)| format!("{{name: {name}, port: {port}, weight: {weight}}}");
     let all: Vec<String> = weights.iter().map(one).collect();
     format!("backendRefs: [{}]", all.join(", "))
 }
@@ -142,25 +103,11 @@ pub fn echo() -> &'static str {
     crate::world::tools().echo.as_str()
 }
 
-fn route(
-    version: &str,
-    kind: &str,
-    namespace: &str,
-    name: &str,
-    parent: &str,
-    rules: &str,
-) -> String {
-    let (parent, port) = parent
-        .split_once(':')
-        .map_or((parent, String::new()), |(p, n)| {
-            (p, format!(", port: {n}"))
-        });
+fn route(version: &str, kind: &str, namespace: &str, name: &str, parent: &str, rules: &str) -> String {
+    let (parent, port) =
+        parent.split_once(':').map_or((parent, String::new()), |(p, n)| (p, format!(", port: {n}")));
     let (home, parent) = parent.split_once('/').unwrap_or((namespace, parent));
-    let rules: String = rules
-        .trim_matches('\n')
-        .lines()
-        .map(|line| format!("  {line}\n"))
-        .collect();
+    let rules: String = rules.trim_matches('\n').lines().map(|line| format!("  {line}\n")).collect();
     format!(
         "---
 apiVersion: {version}

@@ -29,34 +29,17 @@ pub struct Output {
 impl Output {
     /// The output, if the program succeeded.
     pub fn good(self) -> Result<Self> {
-        if self.status == Some(0) {
-            Ok(self)
-        } else {
-            bail!("{}", self.describe())
-        }
+        if self.status == Some(0) { Ok(self) } else { bail!("{}", self.describe()) }
     }
 
     /// The output, if the program failed as it should.
     pub fn bad(self) -> Result<Self> {
-        if self.status == Some(0) {
-            bail!("should have failed: {}", self.describe())
-        } else {
-            Ok(self)
-        }
+        if self.status == Some(0) { bail!("should have failed: {}", self.describe()) } else { Ok(self) }
     }
 
     fn describe(&self) -> String {
-        let Self {
-            what,
-            status,
-            out,
-            err,
-        } = self;
-        format!(
-            "{what}: exit status {status:?}\n{}\n{}",
-            out.trim_end(),
-            err.trim_end()
-        )
+        let Self { what, status, out, err } = self;
+        format!("{what}: exit status {status:?}\n{}\n{}", out.trim_end(), err.trim_end())
     }
 }
 
@@ -73,8 +56,7 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T>
         match look() {
             Ok(seen) => return Ok(seen),
             Err(error) if began.elapsed() > limit => {
-                return Err(error)
-                    .with_context(|| format!("{what}: not within {} s", limit.as_secs()));
+                return Err(error).with_context(|| format!("{what}: not within {} s", limit.as_secs()));
             }
             Err(_) => std::thread::sleep(PAUSE),
         }
@@ -94,20 +76,9 @@ impl Running {
     pub fn start(mut command: Command) -> Result<Self> {
         let what = format!("{command:?}").replace('"', "");
         let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
-        command
-            .stdout(out.try_clone()?)
-            .stderr(err.try_clone()?)
-            .stdin(Stdio::null())
-            .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {what}"))?;
-        Ok(Self {
-            child,
-            what,
-            out,
-            err,
-        })
+        command.stdout(out.try_clone()?).stderr(err.try_clone()?).stdin(Stdio::null()).process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start {what}"))?;
+        Ok(Self { child, what, out, err })
     }
 
     /// Waits for its end, but no longer than `limit`.
@@ -118,12 +89,7 @@ impl Running {
                 break status.code();
             }
             if began.elapsed() > limit {
-                bail!(
-                    "{}: not done within {} s\n{}",
-                    self.what,
-                    limit.as_secs(),
-                    self.written()?
-                );
+                bail!("{}: not done within {} s\n{}", self.what, limit.as_secs(), self.written()?);
             }
             std::thread::sleep(PAUSE / 5);
         };
@@ -163,18 +129,13 @@ impl Drop for Running {
 
 /// To the program's process group, which it leads.
 fn signal(name: &str, group: u32) {
-    let _ = Command::new("kill")
-        .args(["-s", name, "--", &format!("-{group}")])
-        .stderr(Stdio::null())
-        .status();
+    let _ =
+        Command::new("kill").args(["-s", name, "--", &format!("-{group}")]).stderr(Stdio::null()).status();
 }
 
 fn text(file: &File) -> Result<String> {
     // The program writes through the same description: its place is the end, and must stay there.
-    let mut reader = File::open(format!(
-        "/proc/self/fd/{}",
-        std::os::fd::AsRawFd::as_raw_fd(file)
-    ))?;
+    let mut reader = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))?;
     let mut bytes = Vec::new();
     reader.seek(SeekFrom::Start(0))?;
     reader.read_to_end(&mut bytes)?;

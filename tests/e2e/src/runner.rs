@@ -27,11 +27,8 @@ pub fn prove(up: fn() -> Result<World>, rules: &[Rule]) -> ExitCode {
     if arguments.iter().any(|argument| argument == "--list") {
         return list(rules);
     }
-    let wanted: Vec<&str> = arguments
-        .iter()
-        .map(String::as_str)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
+    let wanted: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();
     let chosen: Vec<&Rule> = rules
         .iter()
         .filter(|rule| wanted.is_empty() || wanted.iter().any(|want| rule.name.contains(want)))
@@ -62,25 +59,13 @@ fn prove_in(up: fn() -> Result<World>, rules: &[&Rule]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    say(&format!(
-        "(the world is up after {:.1} s)",
-        began.elapsed().as_secs_f64()
-    ));
+    say(&format!("(the world is up after {:.1} s)", began.elapsed().as_secs_f64()));
     let failed = rules.iter().filter(|rule| !holds(&world, rule)).count();
     drop(world);
-    let (verdict, passed) = (
-        if failed == 0 { "ok" } else { "FAILED" },
-        rules.len() - failed,
-    );
+    let (verdict, passed) = (if failed == 0 { "ok" } else { "FAILED" }, rules.len() - failed);
     let seconds = began.elapsed().as_secs_f64();
-    say(&format!(
-        "\ntest result: {verdict}. {passed} passed; {failed} failed; finished in {seconds:.1} s\n"
-    ));
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    say(&format!("\ntest result: {verdict}. {passed} passed; {failed} failed; finished in {seconds:.1} s\n"));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn holds(world: &World, rule: &Rule) -> bool {
@@ -89,10 +74,7 @@ fn holds(world: &World, rule: &Rule) -> bool {
     let seconds = began.elapsed().as_secs_f64();
     match &outcome {
         Ok(()) => say(&format!("test {} ... ok ({seconds:.1} s)", rule.name)),
-        Err(error) => say(&format!(
-            "test {} ... FAILED ({seconds:.1} s)\n{error:#}\n",
-            rule.name
-        )),
+        Err(error) => say(&format!("test {} ... FAILED ({seconds:.1} s)\n{error:#}\n", rule.name)),
     }
     outcome.is_ok()
 }
@@ -106,11 +88,7 @@ fn within_limit(world: &World, rule: &Rule) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => Err(anyhow!("ended without a word")),
             Err(RecvTimeoutError::Timeout) => {
                 // The thread cannot be ended; the process can, and its world goes with it.
-                say(&format!(
-                    "test {} ... FAILED: not done within {} s",
-                    rule.name,
-                    LIMIT.as_secs()
-                ));
+                say(&format!("test {} ... FAILED: not done within {} s", rule.name, LIMIT.as_secs()));
                 std::process::exit(1)
             }
         }
@@ -122,10 +100,7 @@ fn catch(world: &World, rule: &Rule) -> Result<()> {
         .unwrap_or_else(|_| Err(anyhow!("see the panic above")))
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "a test program speaks on standard output"
-)]
+#[expect(clippy::print_stdout, reason = "a test program speaks on standard output")]
 fn say(text: &str) {
     println!("{text}");
 }

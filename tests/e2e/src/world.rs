@@ -29,15 +29,8 @@ pub(crate) fn tools() -> &'static Tools {
     TOOLS.get_or_init(|| {
         let lab = find_lab();
         let echo = lab.with_file_name("echo");
-        assert!(
-            echo.exists(),
-            "no {}: build it with `cargo build -p echo`",
-            echo.display()
-        );
-        Tools {
-            lab,
-            echo: echo.display().to_string(),
-        }
+        assert!(echo.exists(), "no {}: build it with `cargo build -p echo`", echo.display());
+        Tools { lab, echo: echo.display().to_string() }
     })
 }
 
@@ -65,19 +58,11 @@ pub struct World {
 impl World {
     /// Brings it up from manifests; returns when all of its pods are ready.
     pub fn up(name: &str, options: &[&str], manifests: &str) -> Result<Self> {
-        ensure!(
-            is_root(),
-            "network namespaces need root: run the end-to-end tests with sudo"
-        );
+        ensure!(is_root(), "network namespaces need root: run the end-to-end tests with sudo");
         let name = format!("{name}{}", std::process::id());
         let guard = guard(&name)?;
         let dir = tempfile::Builder::new().prefix("heddle-e2e-").tempdir()?;
-        let world = Self {
-            name,
-            dir,
-            files: AtomicUsize::new(0),
-            guard,
-        };
+        let world = Self { name, dir, files: AtomicUsize::new(0), guard };
         let file = world.write(manifests)?;
         world.again(options, &file)?.good().context("lab up")?;
         Ok(world)
@@ -85,10 +70,7 @@ impl World {
 
     /// `lab up` for this world with a file, whatever state it is in.
     pub fn again(&self, options: &[&str], file: &Path) -> Result<Output> {
-        run(
-            self.command(&["up"], &[options, &[text(file)]].concat()),
-            UP,
-        )
+        run(self.command(&["up"], &[options, &[text(file)]].concat()), UP)
     }
 
     /// Where the test's files are; pods can read it, too.
@@ -143,10 +125,7 @@ impl World {
 
     /// `curl` in a pod, which may fail.
     pub fn try_curl(&self, pod: &str, arguments: &[&str]) -> Result<Output> {
-        self.exec(
-            pod,
-            &[&["curl", "-sS", "-i", "--max-time", "10"], arguments].concat(),
-        )
+        self.exec(pod, &[&["curl", "-sS", "-i", "--max-time", "10"], arguments].concat())
     }
 
     /// Sends requests from a pod and counts, to the end.
@@ -157,32 +136,19 @@ impl World {
 
     /// Begins to send requests from a pod.
     pub fn start_load(&self, pod: &str, url: &str, options: &[&str]) -> Result<Running> {
-        self.start(
-            pod,
-            &[&[tools().echo.as_str(), "load", url, "--json"], options].concat(),
-        )
+        self.start(pod, &[&[tools().echo.as_str(), "load", url, "--json"], options].concat())
     }
 
     /// Plays a TCP dialogue from a pod, so many times, and counts.
     pub fn dialogues(&self, pod: &str, address: &str, times: u32, steps: &[&str]) -> Result<Load> {
         let times = times.to_string();
-        let options = [
-            tools().echo.as_str(),
-            "tcp-client",
-            address,
-            "--json",
-            "--times",
-            &times,
-        ];
+        let options = [tools().echo.as_str(), "tcp-client", address, "--json", "--times", &times];
         Load::parse(&self.exec(pod, &[&options, steps].concat())?.out)
     }
 
     /// Plays a TCP dialogue from a pod once; what was read.
     pub fn dialogue(&self, pod: &str, address: &str, steps: &[&str]) -> Result<Output> {
-        self.exec(
-            pod,
-            &[&[tools().echo.as_str(), "tcp-client", address], steps].concat(),
-        )
+        self.exec(pod, &[&[tools().echo.as_str(), "tcp-client", address], steps].concat())
     }
 
     /// An object with its status.
@@ -192,53 +158,25 @@ impl World {
     }
 
     /// A condition of a route's status for its first parent: status, reason and message.
-    pub fn condition(
-        &self,
-        kind: &str,
-        name: &str,
-        condition: &str,
-    ) -> Result<(String, String, String)> {
+    pub fn condition(&self, kind: &str, name: &str, condition: &str) -> Result<(String, String, String)> {
         let route = self.get(kind, name)?;
         let conditions = route["status"]["parents"][0]["conditions"].as_array();
         let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == condition));
-        let found =
-            found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
+        let found = found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
         let part = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
         Ok((part("status"), part("reason"), part("message")))
     }
 
     /// A proxy's table, from its admin port.
     pub fn table(&self, pod: &str) -> Result<Value> {
-        let answer = self
-            .exec(
-                pod,
-                &[
-                    "curl",
-                    "-sS",
-                    "--max-time",
-                    "5",
-                    "http://127.0.0.1:15000/table",
-                ],
-            )?
-            .good()?;
+        let answer =
+            self.exec(pod, &["curl", "-sS", "--max-time", "5", "http://127.0.0.1:15000/table"])?.good()?;
         serde_json::from_str(&answer.out).with_context(|| format!("not JSON: {}", answer.out))
     }
 
     /// A proxy's metrics.
     pub fn metrics(&self, pod: &str) -> Result<String> {
-        Ok(self
-            .exec(
-                pod,
-                &[
-                    "curl",
-                    "-sS",
-                    "--max-time",
-                    "5",
-                    "http://127.0.0.1:15020/metrics",
-                ],
-            )?
-            .good()?
-            .out)
+        Ok(self.exec(pod, &["curl", "-sS", "--max-time", "5", "http://127.0.0.1:15020/metrics"])?.good()?.out)
     }
 
     /// What a container has written.
@@ -275,10 +213,7 @@ impl World {
     /// A container's process.
     pub fn pid(&self, pod: &str, container: &str) -> Result<u64> {
         let pod = self.pod(pod)?;
-        let containers = pod["containers"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let containers = pod["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
         let found = containers.iter().find(|one| one["name"] == container);
         found
             .and_then(|one| one["pid"].as_u64())
@@ -287,11 +222,7 @@ impl World {
 
     fn exec_command(&self, pod: &str, command: &[&str]) -> Command {
         let (pod, container) = pod.split_once(':').unwrap_or((pod, ""));
-        let container: &[&str] = if container.is_empty() {
-            &[]
-        } else {
-            &["-c", container]
-        };
+        let container: &[&str] = if container.is_empty() { &[] } else { &["-c", container] };
         self.command(&["exec"], &[&[pod], container, &["--"], command].concat())
     }
 
@@ -314,15 +245,8 @@ impl Drop for World {
 fn guard(world: &str) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "cat; exec \"$0\" down --world \"$1\""])
-        .arg(&tools().lab)
-        .arg(world);
-    shell
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
+    shell.args(["-c", "cat; exec \"$0\" down --world \"$1\""]).arg(&tools().lab).arg(world);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     shell.spawn().context("cannot start sh")
 }
 
@@ -334,12 +258,8 @@ fn is_root() -> bool {
 fn find(list: &Value, name: &str) -> Result<Value> {
     let (namespace, name) = name.split_once('/').context("NAMESPACE/NAME")?;
     let all = list.as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = all
-        .iter()
-        .find(|one| one["namespace"] == namespace && one["name"] == name);
-    found
-        .cloned()
-        .with_context(|| format!("no {namespace}/{name} in {list}"))
+    let found = all.iter().find(|one| one["namespace"] == namespace && one["name"] == name);
+    found.cloned().with_context(|| format!("no {namespace}/{name} in {list}"))
 }
 
 fn address(list: &Value, family: char) -> Result<String> {
@@ -348,9 +268,7 @@ fn address(list: &Value, family: char) -> Result<String> {
         .iter()
         .filter_map(Value::as_str)
         .find(|ip| ip.contains(family) == (family == ':' || !ip.contains(':')));
-    found
-        .map(str::to_owned)
-        .with_context(|| format!("no address with {family:?} in {list}"))
+    found.map(str::to_owned).with_context(|| format!("no address with {family:?} in {list}"))
 }
 
 fn text(path: &Path) -> &str {

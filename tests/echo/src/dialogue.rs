@@ -34,11 +34,7 @@ pub struct Options {
 
 /// Plays the dialogue; fails if any of them failed.
 pub async fn run(options: Options) -> Result<()> {
-    let steps = options
-        .steps
-        .iter()
-        .map(|step| Step::parse(step))
-        .collect::<Result<Vec<_>>>()?;
+    let steps = options.steps.iter().map(|step| Step::parse(step)).collect::<Result<Vec<_>>>()?;
     let mut report = Report::start();
     for _ in 0..options.times {
         let limit = Duration::from_secs(options.timeout);
@@ -58,10 +54,7 @@ pub async fn run(options: Options) -> Result<()> {
     report.verdict()
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "what was read is what the user asked for"
-)]
+#[expect(clippy::print_stdout, reason = "what was read is what the user asked for")]
 fn show(options: &Options, text: &[u8]) {
     if !options.json {
         print!("{}", String::from_utf8_lossy(text));
@@ -84,23 +77,16 @@ impl Step {
             "send" => Self::Send(unescape(argument)),
             "expect" => Self::Expect(unescape(argument)),
             "line" => Self::Line,
-            "wait" => Self::Wait(Duration::from_millis(
-                argument.parse().context("wait MILLISECONDS")?,
-            )),
+            "wait" => Self::Wait(Duration::from_millis(argument.parse().context("wait MILLISECONDS")?)),
             "shut" => Self::Shut,
             "eof" => Self::Eof,
-            _ => bail!(
-                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, wait MS, shut, eof"
-            ),
+            _ => bail!("no such step: {text:?}; there are: send TEXT, expect TEXT, line, wait MS, shut, eof"),
         })
     }
 }
 
 fn unescape(text: &str) -> Vec<u8> {
-    text.replace("\\r", "\r")
-        .replace("\\n", "\n")
-        .replace("\\t", "\t")
-        .into_bytes()
+    text.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t").into_bytes()
 }
 
 /// What a dialogue brought.
@@ -115,9 +101,8 @@ struct Heard {
 }
 
 async fn play(address: &str, steps: &[Step]) -> Result<Heard> {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("cannot connect to {address}"))?;
+    let mut stream =
+        TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_nodelay(true)?;
     let mut heard = Heard::default();
     for step in steps {
@@ -141,10 +126,7 @@ impl Heard {
     async fn until(&mut self, stream: &mut TcpStream, mark: &[u8]) -> Result<String> {
         loop {
             let fresh = self.text.get(self.taken..).unwrap_or_default();
-            if let Some(at) = fresh
-                .windows(mark.len().max(1))
-                .position(|window| window == mark)
-            {
+            if let Some(at) = fresh.windows(mark.len().max(1)).position(|window| window == mark) {
                 let text = String::from_utf8_lossy(&fresh[..at + mark.len()]).into_owned();
                 self.taken += at + mark.len();
                 return Ok(text);
@@ -160,10 +142,6 @@ impl Heard {
         if self.text.len() > MOST {
             bail!("more than {MOST} bytes");
         }
-        Ok(stream
-            .read_buf(&mut self.text)
-            .await
-            .context("cannot read")?
-            > 0)
+        Ok(stream.read_buf(&mut self.text).await.context("cannot read")? > 0)
     }
 }

@@ -85,11 +85,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-fn converse(
-    (stream, peer): (TcpStream, SocketAddr),
-    server: &Arc<Server>,
-    graceful: &GracefulShutdown,
-) {
+fn converse((stream, peer): (TcpStream, SocketAddr), server: &Arc<Server>, graceful: &GracefulShutdown) {
     let server = Arc::clone(server);
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
@@ -143,9 +139,7 @@ fn describe(server: &Server, peer: SocketAddr, request: &Request<Incoming>) -> A
         "peer": address.to_string(),
     });
     let mut answer = Response::new(full(format!("{said}\n")));
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     name_server(answer.headers_mut(), server);
     answer
 }
@@ -158,10 +152,7 @@ fn name_server(headers: &mut HeaderMap, server: &Server) {
 }
 
 fn status(server: &Server, peer: SocketAddr, request: &Request<Incoming>, code: &str) -> Answer {
-    let code = code
-        .parse::<StatusCode>()
-        .ok()
-        .filter(|code| !code.is_informational());
+    let code = code.parse::<StatusCode>().ok().filter(|code| !code.is_informational());
     let mut answer = describe(server, peer, request);
     *answer.status_mut() = code.unwrap_or(StatusCode::BAD_REQUEST);
     answer
@@ -182,9 +173,7 @@ fn trailers(server: &Server) -> Answer {
     let text = Frame::data(Bytes::from_static(b"a body, then a trailer\n"));
     let body = Frames([text, Frame::trailers(fields)].into_iter());
     let mut answer = Response::new(body.boxed());
-    answer
-        .headers_mut()
-        .insert(TRAILER, HeaderValue::from_static("x-sum"));
+    answer.headers_mut().insert(TRAILER, HeaderValue::from_static("x-sum"));
     name_server(answer.headers_mut(), server);
     answer
 }
@@ -205,16 +194,12 @@ fn upgrade(mut request: Request<Incoming>) -> Answer {
     let mut answer = Response::new(full(String::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.headers_mut().insert(UPGRADE, protocol);
-    answer
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     answer
 }
 
 fn full(text: String) -> BoxBody<Bytes, hyper::Error> {
-    Full::new(Bytes::from(text))
-        .map_err(|never| match never {})
-        .boxed()
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()
 }
 
 /// So many bytes, made as they are read.

@@ -111,11 +111,7 @@ fn conclude(work: &Work) -> Result<()> {
     } else {
         report.print_text();
     }
-    if work.options.expect_zero_failures {
-        report.verdict()
-    } else {
-        Ok(())
-    }
+    if work.options.expect_zero_failures { report.verdict() } else { Ok(()) }
 }
 
 async fn say_progress(work: &Work) {
@@ -138,27 +134,15 @@ struct Work {
 
 impl Work {
     fn new(options: Options) -> Self {
-        let left = if options.seconds.is_some() {
-            u64::MAX
-        } else {
-            options.requests
-        };
+        let left = if options.seconds.is_some() { u64::MAX } else { options.requests };
         let pace = options.rate.map(|rate| {
             let mut pace = interval(Duration::from_secs_f64(1.0 / rate.max(1) as f64));
             // A slow answer must not be followed by a burst.
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             tokio::sync::Mutex::new(pace)
         });
-        let until = options
-            .seconds
-            .map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        Self {
-            options,
-            left: RefCell::new(left),
-            until,
-            pace,
-            report: RefCell::new(Report::start()),
-        }
+        let until = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        Self { options, left: RefCell::new(left), until, pace, report: RefCell::new(Report::start()) }
     }
 
     /// Waits for the next request's turn; false when there is none.
@@ -175,16 +159,8 @@ impl Work {
     }
 
     fn request(&self) -> Result<Request<Empty<Bytes>>> {
-        let path = self
-            .options
-            .url
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let host = self
-            .options
-            .url
-            .authority()
-            .map_or("", |authority| authority.as_str());
+        let path = self.options.url.path_and_query().map_or("/", |path| path.as_str());
+        let host = self.options.url.authority().map_or("", |authority| authority.as_str());
         let mut request = Request::get(path).header(HOST, host).body(Empty::new())?;
         for (name, value) in &self.options.headers {
             request.headers_mut().insert(name, value.clone());
@@ -200,8 +176,7 @@ async fn client(work: Rc<Work>) {
         let limit = Duration::from_secs(work.options.timeout);
         let began = Instant::now();
         let answer = timeout(limit, ask(&work, &mut connection)).await;
-        let outcome =
-            answer.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", limit.as_secs())));
+        let outcome = answer.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", limit.as_secs())));
         let mut report = work.report.borrow_mut();
         match outcome {
             Ok(Answer { status, server }) if status < 400 => {
@@ -241,9 +216,7 @@ async fn ask(work: &Work, connection: &mut Option<SendRequest<Empty<Bytes>>>) ->
 
 async fn connect(url: &Uri) -> Result<SendRequest<Empty<Bytes>>> {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, url.port_u16().unwrap_or(80)))
-        .await
-        .context("cannot connect")?;
+    let stream = TcpStream::connect((host, url.port_u16().unwrap_or(80))).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     tokio::task::spawn_local(connection);
@@ -265,18 +238,15 @@ async fn exchange(
 /// Reads the whole answer: one that breaks off is a failure.
 async fn name(by: &By, mut response: Response<Incoming>) -> Result<String> {
     let header = match by {
-        By::Header(name) => response
-            .headers()
-            .get(name)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+        By::Header(name) => {
+            response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        }
         By::BodyField(_) => None,
     };
     let mut body = Vec::new();
     while let Some(frame) = response.body_mut().frame().await {
-        if let (Ok(data), true) = (
-            frame.context("the answer broke off")?.into_data(),
-            body.len() < MOST_BODY,
-        ) {
+        if let (Ok(data), true) = (frame.context("the answer broke off")?.into_data(), body.len() < MOST_BODY)
+        {
             body.extend_from_slice(&data);
         }
     }
@@ -284,9 +254,5 @@ async fn name(by: &By, mut response: Response<Incoming>) -> Result<String> {
         return Ok(header.unwrap_or_default());
     };
     let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(json
-        .get(field)
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or_default()
-        .to_owned())
+    Ok(json.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
 }

@@ -8,6 +8,7 @@ mod http;
 mod load;
 mod report;
 mod tcp;
+mod udp;
 
 use std::process::ExitCode;
 
@@ -28,10 +29,14 @@ enum Role {
     Http(http::Options),
     /// Serves raw TCP: sends back every byte, after a greeting if it has one
     Tcp(tcp::Options),
+    /// Serves UDP: sends back every datagram
+    Udp(udp::Options),
     /// Sends HTTP/1.1 requests and counts answers, by server, and failures, by kind
     Load(load::Options),
     /// Plays a dialogue over TCP, once or many times, and counts who answered
     TcpClient(dialogue::Options),
+    /// Sends one datagram and prints the answer
+    UdpClient(udp::ClientOptions),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -49,7 +54,9 @@ async fn play(role: Role) -> Result<()> {
     match role {
         Role::Http(options) => http::serve(options).await,
         Role::Tcp(options) => tcp::serve(options).await,
+        Role::Udp(options) => udp::serve(options).await,
         Role::Load(options) => load::run(options).await,
         Role::TcpClient(options) => dialogue::run(options).await,
+        Role::UdpClient(options) => udp::ask(options).await,
     }
 }

@@ -47,17 +47,14 @@ impl Report {
         self.answered += 1;
         count(&mut self.statuses, status);
         count(&mut self.servers, server);
-        if self.changes.len() < MOST_CHANGES
-            && self.changes.last().is_none_or(|(_, last)| last != server)
-        {
+        if self.changes.len() < MOST_CHANGES && self.changes.last().is_none_or(|(_, last)| last != server) {
             self.changes.push((unix_milliseconds(), server.to_owned()));
         }
     }
 
     /// How long an answer took.
     pub fn took(&mut self, time: Duration) {
-        self.times
-            .push(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+        self.times.push(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
     }
 
     /// A request without an answer, or with one that is a failure.
@@ -73,11 +70,7 @@ impl Report {
 
     /// One line for people that wait.
     pub fn progress(&self) -> String {
-        let servers: Vec<String> = self
-            .servers
-            .iter()
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect();
+        let servers: Vec<String> = self.servers.iter().map(|(name, n)| format!("{name} {n}")).collect();
         format!(
             "{:.0} s: {} answered ({}), {} failed",
             self.seconds(),
@@ -92,17 +85,8 @@ impl Report {
         if self.failed == 0 {
             return Ok(());
         }
-        let kinds: Vec<String> = self
-            .errors
-            .iter()
-            .map(|(kind, n)| format!("{n} × {kind}"))
-            .collect();
-        bail!(
-            "{} of {} failed: {}",
-            self.failed,
-            self.answered.max(self.failed),
-            kinds.join("; ")
-        )
+        let kinds: Vec<String> = self.errors.iter().map(|(kind, n)| format!("{n} × {kind}")).collect();
+        bail!("{} of {} failed: {}", self.failed, self.answered.max(self.failed), kinds.join("; "))
     }
 
     /// Everything, for programs.
@@ -115,17 +99,10 @@ impl Report {
     /// Everything, for people.
     #[expect(clippy::print_stdout, reason = "the report is what the user asked for")]
     pub fn print_text(&mut self) {
-        println!(
-            "{} answered, {} failed in {:.2} s",
-            self.answered,
-            self.failed,
-            self.seconds()
-        );
-        for (title, counts) in [
-            ("status", &self.statuses),
-            ("server", &self.servers),
-            ("error", &self.errors),
-        ] {
+        println!("{} answered, {} failed in {:.2} s", self.answered, self.failed, self.seconds());
+        for (title, counts) in
+            [("status", &self.statuses), ("server", &self.servers), ("error", &self.errors)]
+        {
             for (name, n) in counts {
                 println!("  {title} {name}: {n}");
             }
@@ -134,11 +111,8 @@ impl Report {
 
     /// Needs sorted times.
     fn to_json(&self) -> Value {
-        let changes: Vec<Value> = self
-            .changes
-            .iter()
-            .map(|(at, server)| json!({"at": at, "server": server}))
-            .collect();
+        let changes: Vec<Value> =
+            self.changes.iter().map(|(at, server)| json!({"at": at, "server": server})).collect();
         json!({
             "answered": self.answered,
             "failed": self.failed,
@@ -155,9 +129,7 @@ impl Report {
     /// In milliseconds; needs sorted times.
     fn percentile(&self, percent: usize) -> f64 {
         let last = self.times.len().saturating_sub(1);
-        self.times
-            .get(last * percent / 100)
-            .map_or(0.0, |micros| f64::from(*micros) / 1000.0)
+        self.times.get(last * percent / 100).map_or(0.0, |micros| f64::from(*micros) / 1000.0)
     }
 
     fn seconds(&self) -> f64 {
@@ -167,14 +139,10 @@ impl Report {
 
 fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
     let full = counts.len() >= MOST_KINDS && !counts.contains_key(name);
-    *counts
-        .entry(if full { "others" } else { name }.to_owned())
-        .or_default() += 1;
+    *counts.entry(if full { "others" } else { name }.to_owned()).or_default() += 1;
 }
 
 fn unix_milliseconds() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -37,9 +37,7 @@ pub async fn serve(options: Options) -> Result<()> {
 
 /// Listens on every address of both families (Linux hands IPv4 to an IPv6 listener).
 pub async fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::bind(("::", port))
-        .await
-        .with_context(|| format!("cannot listen on port {port}"))
+    TcpListener::bind(("::", port)).await.with_context(|| format!("cannot listen on port {port}"))
 }
 
 /// The pod's name as Kubernetes gives it, or the machine's.
