@@ -1,6 +1,11 @@
 //! The one decision per request: a value, which the proxy carries out.
 
-use crate::route::{BackendIx, Failure, Filters, HttpRule, HttpTable, RequestHead};
+mod location;
+mod paths;
+
+pub use paths::suspicious_path;
+
+use crate::route::{Action, BackendIx, Failure, Filters, HttpRule, HttpTable, Redirect, RequestHead, Split};
 use http::{HeaderValue, StatusCode};
 
 /// What becomes of a request.
@@ -17,7 +22,7 @@ pub enum Decision<'t> {
         /// The filters of the backendRef, to be applied after the rule's.
         backend_filters: &'t Filters,
     },
-    /// The client is sent elsewhere.
+    /// The client is sent elsewhere. The rule's response header filter applies here, too.
     Redirect {
         /// The rule that matched.
         rule: &'t HttpRule,
@@ -35,15 +40,34 @@ pub enum Decision<'t> {
     },
 }
 
-/// Decides a request. `random` should be uniform over all 64 bits.
+/// Decides a request. `random` should be uniform over all 64 bits. Nothing is allocated but a redirect's Location.
 pub fn decide<'t>(table: &'t HttpTable, head: &RequestHead<'_>, random: u64) -> Decision<'t> {
-    let _ = (table.find(head), random);
-    Decision::Fail { rule: None, failure: Failure::NoRuleMatched }
+    let Some((rule, matched_prefix)) = table.find_match(head) else {
+        return Decision::Fail { rule: None, failure: Failure::NoRuleMatched };
+    };
+    match &rule.action {
+        Action::Forward(split) => forward(rule, matched_prefix, split, random),
+        Action::Redirect(redirect) => send_elsewhere(rule, matched_prefix, redirect, head),
+        Action::Fail(failure) => Decision::Fail { rule: Some(rule), failure: *failure },
+    }
 }
 
-/// Whether a path hides dot segments behind its encoding, so that a backend that decodes it would see another path than
-/// the one that was matched. Such requests are refused with 400 where a route matches by path.
-pub fn suspicious_path(path: &str) -> bool {
-    let _ = path;
-    false
+fn forward<'t>(rule: &'t HttpRule, matched_prefix: usize, split: &'t Split, random: u64) -> Decision<'t> {
+    let share = split.pick(random);
+    match share.target {
+        Ok(backend) => Decision::Forward { rule, matched_prefix, backend, backend_filters: &share.filters },
+        Err(failure) => Decision::Fail { rule: Some(rule), failure },
+    }
+}
+
+fn send_elsewhere<'t>(
+    rule: &'t HttpRule,
+    matched_prefix: usize,
+    redirect: &Redirect,
+    head: &RequestHead<'_>,
+) -> Decision<'t> {
+    match HeaderValue::try_from(location::location(redirect, head, matched_prefix)) {
+        Ok(location) => Decision::Redirect { rule, status: redirect.status, location },
+        Err(_) => Decision::Fail { rule: Some(rule), failure: Failure::UnusableRequest },
+    }
 }

@@ -1,6 +1,7 @@
 //! Who a workload is: the SPIFFE ID of its service account. Identities are compared byte for byte, so
 //! exactly one spelling of each is let in; everything else is refused here and nowhere later.
 
+use crate::names::{MAX_LABEL, is_dns_label, is_dns_name};
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,8 +9,6 @@ use std::sync::Arc;
 const MAX_ID: usize = 2048;
 /// The longest trust domain name in bytes (SPIFFE-ID, section 2.1).
 const MAX_TRUST_DOMAIN: usize = 255;
-/// The longest DNS label in bytes (RFC 1035), which is also the longest namespace.
-const MAX_LABEL: usize = 63;
 
 /// A name that no identity can be made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +64,11 @@ pub struct Identity {
 
 impl Identity {
     /// The identity of a service account.
-    pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, IdentityError> {
+    pub fn new(
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Self, IdentityError> {
         if namespace.len() > MAX_LABEL || !is_dns_label(namespace) {
             return Err(IdentityError::Segment(excerpt(namespace)));
         }
@@ -120,18 +123,6 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)
     }
-}
-
-fn is_dns_name(text: &str) -> bool {
-    text.split('.').all(|label| label.len() <= MAX_LABEL && is_dns_label(label))
-}
-
-fn is_dns_label(label: &str) -> bool {
-    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = label.as_bytes();
-    bytes.first().is_some_and(plain)
-        && bytes.last().is_some_and(plain)
-        && bytes.iter().all(|b| plain(b) || *b == b'-')
 }
 
 /// Errors quote their input; hostile input is quoted in part.

@@ -4,6 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// The longest DNS label in bytes (RFC 1035), which is also the longest namespace.
+pub(crate) const MAX_LABEL: usize = 63;
+
 /// The namespace and name of a Service, pod or route. Orders by namespace, then by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
@@ -45,6 +48,20 @@ impl FromStr for ObjectName {
             _ => Err(NameError(text.to_owned())),
         }
     }
+}
+
+/// Whether the text is a lower-case DNS name.
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    text.split('.').all(|label| label.len() <= MAX_LABEL && is_dns_label(label))
+}
+
+/// Whether the text is a lower-case DNS label of any length.
+pub(crate) fn is_dns_label(label: &str) -> bool {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = label.as_bytes();
+    bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.iter().all(|b| plain(b) || *b == b'-')
 }
 
 #[cfg(test)]

@@ -1,10 +1,17 @@
-//! What the mesh knows of a pod.
+//! What the mesh knows of a pod. The control plane reduces Pods to it before it serves them; a proxy reads it
+//! back. Whether a pod is meshed follows from its injected container, never from what a tenant can write on it.
 
+use crate::contract::{ANNOTATION_PREFIX, PROXY_CONTAINER};
 use crate::identity::{Identity, TrustDomain};
 use crate::names::ObjectName;
-use crate::settings::PortSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use crate::settings::{PortSet, Settings};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+/// The label of a Node, and of a reduced Pod, that names its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What a proxy knows of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +46,95 @@ pub struct PodFacts {
     pub plaintext_inbound_ports: PortSet,
 }
 
-/// The part of a Pod that discovery serves.
+/// The part of a Pod that discovery serves. To be applied to an original Pod, once: a reduced one no longer shows that
+/// it is meshed.
 pub fn reduce(pod: &Pod, namespace: Option<&Namespace>, node: Option<&Node>) -> Pod {
-    let _ = (namespace, node);
-    pod.clone()
+    Pod {
+        metadata: ObjectMeta {
+            name: pod.metadata.name.clone(),
+            namespace: pod.metadata.namespace.clone(),
+            uid: pod.metadata.uid.clone(),
+            resource_version: pod.metadata.resource_version.clone(),
+            deletion_timestamp: pod.metadata.deletion_timestamp.clone(),
+            annotations: Some(annotations(pod, namespace)).filter(|map| !map.is_empty()),
+            labels: zone(pod, node).map(|zone| BTreeMap::from([(ZONE.to_owned(), zone)])),
+            ..ObjectMeta::default()
+        },
+        spec: pod.spec.as_ref().map(|spec| PodSpec {
+            service_account_name: spec.service_account_name.clone(),
+            node_name: spec.node_name.clone(),
+            host_network: spec.host_network,
+            ..PodSpec::default()
+        }),
+        status: pod.status.as_ref().map(|status| PodStatus {
+            phase: status.phase.clone(),
+            pod_ips: status.pod_ips.clone(),
+            conditions: ready_condition(status),
+            ..PodStatus::default()
+        }),
+    }
+}
+
+fn annotations(pod: &Pod, namespace: Option<&Namespace>) -> BTreeMap<String, String> {
+    let settings = Settings::lenient(&pod.metadata, namespace.map(|namespace| &namespace.metadata));
+    let texts = [
+        ("meshed", if is_meshed(pod) { "true".to_owned() } else { String::new() }),
+        ("skip-inbound-ports", settings.skip_inbound_ports.to_string()),
+        ("opaque-ports", settings.opaque_ports.to_string()),
+        ("plaintext-inbound-ports", settings.plaintext_inbound_ports.to_string()),
+    ];
+    let set = texts.into_iter().filter(|(_, text)| !text.is_empty());
+    set.map(|(name, text)| (format!("{ANNOTATION_PREFIX}{name}"), text)).collect()
+}
+
+/// A pod on its node's network is never meshed: its addresses are not its own.
+fn is_meshed(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let mut containers = spec.init_containers.iter().flatten();
+    let proxy =
+        containers.any(|c| c.name == PROXY_CONTAINER && c.restart_policy.as_deref() == Some("Always"));
+    proxy && spec.host_network != Some(true)
+}
+
+fn zone(pod: &Pod, node: Option<&Node>) -> Option<String> {
+    let of = |meta: &ObjectMeta| meta.labels.as_ref()?.get(ZONE).cloned();
+    node.and_then(|node| of(&node.metadata)).or_else(|| of(&pod.metadata))
+}
+
+fn ready_condition(status: &PodStatus) -> Option<Vec<PodCondition>> {
+    let conditions = status.conditions.as_ref()?.iter().filter(|condition| condition.type_ == "Ready");
+    let bare = |condition: &PodCondition| PodCondition {
+        type_: condition.type_.clone(),
+        status: condition.status.clone(),
+        ..PodCondition::default()
+    };
+    Some(conditions.map(bare).collect())
 }
 
 impl PodFacts {
-    /// Reads a reduced Pod; `None` if it has no name or UID.
+    /// Reads a reduced Pod; `None` if it has no name, namespace or UID.
     pub fn from_reduced(pod: &Pod) -> Option<Self> {
-        let _ = pod;
-        None
+        let meta = &pod.metadata;
+        let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
+        let spec = pod.spec.as_ref();
+        Some(Self {
+            name: ObjectName::new(&text(&meta.namespace)?, &text(&meta.name)?),
+            uid: text(&meta.uid)?,
+            service_account: spec
+                .and_then(|s| text(&s.service_account_name))
+                .unwrap_or_else(|| "default".to_owned()),
+            node: spec.and_then(|s| text(&s.node_name)),
+            zone: zone(pod, None),
+            ips: ips(pod),
+            meshed: annotation(meta, "meshed") == Some("true"),
+            ready: is_ready(pod),
+            terminating: meta.deletion_timestamp.is_some(),
+            finished: is_finished(pod),
+            host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+            skip_inbound_ports: port_set(meta, "skip-inbound-ports"),
+            opaque_ports: port_set(meta, "opaque-ports"),
+            plaintext_inbound_ports: port_set(meta, "plaintext-inbound-ports"),
+        })
     }
 
     /// The identity of the pod's service account; `None` if its names make none.
@@ -57,3 +142,29 @@ impl PodFacts {
         Identity::new(trust_domain, &self.name.namespace, &self.service_account).ok()
     }
 }
+
+fn ips(pod: &Pod) -> Vec<IpAddr> {
+    let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn annotation<'m>(meta: &'m ObjectMeta, name: &str) -> Option<&'m str> {
+    meta.annotations.as_ref()?.get(&format!("{ANNOTATION_PREFIX}{name}")).map(String::as_str)
+}
+
+fn port_set(meta: &ObjectMeta, name: &str) -> PortSet {
+    annotation(meta, name).and_then(|text| PortSet::parse(text).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

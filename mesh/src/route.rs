@@ -3,6 +3,7 @@
 
 mod failure;
 mod filter;
+mod http_table;
 mod matching;
 mod parse;
 mod raw;
@@ -11,15 +12,16 @@ mod table;
 
 pub use failure::Failure;
 pub use filter::{Filters, HeaderModifier, PathModifier, Redirect, Scheme, UrlRewrite};
+pub(crate) use http_table::HttpTableBuilder;
+pub use http_table::{Action, HttpRule, HttpTable};
 pub use matching::{HttpMatch, PathMatch, PathRank, Precedence, RequestHead, ValueMatch};
 pub use split::{Split, TcpTable, WeightedBackend};
-pub use table::{
-    Action, AppProtocol, BackendIx, BackendKey, Governing, HttpRule, HttpTable, PortTable, ServiceTable,
-};
+pub use table::{AppProtocol, BackendIx, BackendKey, Governing, PortTable, ServiceTable};
 
 use crate::names::{ObjectName, ServiceName};
 use gateway_api::experimental::{
-    grpcroutes::GrpcRoute, httproutes::HttpRoute, tcproutes::TcpRoute, tlsroutes::TlsRoute, udproutes::UdpRoute,
+    grpcroutes::GrpcRoute, httproutes::HttpRoute, tcproutes::TcpRoute, tlsroutes::TlsRoute,
+    udproutes::UdpRoute,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What rules and backendRefs do to requests and responses. Names and values are checked when the
 //! route is read, so that applying them cannot fail for a reason that status has not told.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The filters that act on a forwarded request and its response.
 #[derive(Clone, Debug, Default, PartialEq)]

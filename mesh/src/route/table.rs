@@ -1,9 +1,8 @@
-//! The tables that a proxy routes by.
+//! The table that a proxy routes a Service's traffic by.
 
-use super::{Failure, Filters, HttpMatch, Precedence, Redirect, RequestHead, RouteKind, RouteRef, Split, TcpTable};
+use super::{HttpTable, RouteKind, RouteRef, TcpTable};
 use crate::names::{ObjectName, ServiceName};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A backend: a Service and its *service port*, not the target port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,67 +115,5 @@ impl Governing {
     /// The kind that governs.
     pub fn kind(&self) -> Option<RouteKind> {
         self.routes().first().map(|route| route.kind)
-    }
-}
-
-/// What an HTTP rule does.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Sends the request on.
-    Forward(Split),
-    /// Sends the client elsewhere.
-    Redirect(Redirect),
-    /// Answers.
-    Fail(Failure),
-}
-
-/// One rule of one route.
-#[derive(Clone, Debug)]
-pub struct HttpRule {
-    /// The route.
-    pub route: RouteRef,
-    /// The rule's index in the route.
-    pub rule: usize,
-    /// The rule's name.
-    pub rule_name: Option<String>,
-    /// What happens to requests and responses.
-    pub filters: Filters,
-    /// What the rule does.
-    pub action: Action,
-}
-
-/// The rules of all routes that govern a port, in the order of precedence.
-#[derive(Clone, Debug)]
-pub struct HttpTable {
-    kind: RouteKind,
-    routes: Vec<RouteRef>,
-    rules: Vec<HttpRule>,
-    entries: Vec<(Precedence, Arc<HttpMatch>, usize)>,
-}
-
-impl HttpTable {
-    /// The kind of its routes.
-    pub fn kind(&self) -> RouteKind {
-        self.kind
-    }
-
-    /// The routes, those without any rule that matches included.
-    pub fn routes(&self) -> &[RouteRef] {
-        &self.routes
-    }
-
-    /// The rules, by route and index.
-    pub fn rules(&self) -> &[HttpRule] {
-        &self.rules
-    }
-
-    /// The rule for a request: of those that match the first in precedence.
-    pub fn find(&self, request: &RequestHead<'_>) -> Option<&HttpRule> {
-        self.find_match(request).map(|(rule, _)| rule)
-    }
-
-    /// The rule, and how many bytes of the path its prefix matched.
-    pub(crate) fn find_match(&self, _request: &RequestHead<'_>) -> Option<(&HttpRule, usize)> {
-        None
     }
 }

@@ -1,0 +1,133 @@
+//! Which routes govern which ports (GEP-1294).
+
+use super::View;
+use crate::names::ServiceName;
+use crate::route::{AppProtocol, ParentRef, Route, RouteKind};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+
+/// A TCP port of a Service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port<'s> {
+    pub(super) number: u16,
+    name: &'s str,
+    pub(super) app_protocol: Option<&'s str>,
+}
+
+impl Port<'_> {
+    /// What the Service says is spoken here, if the mesh knows it.
+    pub(super) fn declared(&self) -> Option<AppProtocol> {
+        self.app_protocol.and_then(AppProtocol::parse)
+    }
+
+    /// Whether a parentRef means this port: all if it names none.
+    pub(super) fn is_meant_by(&self, parent: &ParentRef) -> bool {
+        let number = parent.port.is_none_or(|port| port == i32::from(self.number));
+        number && parent.section_name.as_deref().is_none_or(|name| name == self.name)
+    }
+}
+
+/// The TCP ports of a Service; the mesh does not capture UDP and SCTP.
+pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = Port<'_>> {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).into_iter().flatten();
+    let tcp = |port: &&ServicePort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    ports.filter(tcp).filter_map(|port| {
+        Some(Port {
+            number: u16::try_from(port.port).ok().filter(|number| *number > 0)?,
+            name: port.name.as_deref().unwrap_or_default(),
+            app_protocol: port.app_protocol.as_deref(),
+        })
+    })
+}
+
+/// Whether routes can be bound to a Service, or why not: "the traffic \[is\] addressed to the Service's clusterIP".
+pub(super) fn check_parent(service: &Service) -> Result<(), &'static str> {
+    if is_external_name(service) {
+        return Err("it is of type ExternalName, and no traffic can be captured on the way to it");
+    }
+    let headless = service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_deref() == Some("None"));
+    if headless { Err("it is headless: its clients connect to pods, not to the Service") } else { Ok(()) }
+}
+
+/// Whether a Service is but a name for another host.
+pub(super) fn is_external_name(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"))
+}
+
+/// The routes that concern a Service for clients of a namespace. A namespace's own ("consumer") routes replace those of
+/// the Service's namespace ("producer" routes) altogether; other namespaces' never count.
+pub(super) fn group<'a>(
+    service: &Service,
+    name: &ServiceName,
+    client: &str,
+    view: &'a dyn View,
+) -> Vec<&'a Route> {
+    if check_parent(service).is_err() {
+        return Vec::new();
+    }
+    let of = |namespace: &str| -> Vec<&'a Route> {
+        let routes = view.routes_bound_to(name).filter(|route| &*route.name().namespace == namespace);
+        routes.filter(|route| attaches(route, service, name)).collect()
+    };
+    let consumer = if client == &*name.namespace { Vec::new() } else { of(client) };
+    if consumer.is_empty() { of(&name.namespace) } else { consumer }
+}
+
+/// Whether a parent of the route is a port that it could govern.
+fn attaches(route: &Route, service: &Service, name: &ServiceName) -> bool {
+    let mut ports = tcp_ports(service).filter(|port| fits(route.kind(), port.declared()));
+    ports.any(|port| claim(route, name, &port).is_some())
+}
+
+/// How strongly a route claims a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// By name, not only as one of all.
+    pub(super) named: bool,
+}
+
+/// The claim of a route on a port, if it has one.
+pub(super) fn claim(route: &Route, service: &ServiceName, port: &Port<'_>) -> Option<Claim> {
+    let parents = route.parents_of(service).filter(|parent| port.is_meant_by(parent));
+    parents.map(|parent| Claim { named: parent.names_port() }).max_by_key(|claim| claim.named)
+}
+
+/// The routes of the kind that governs a port, oldest first.
+///
+/// A route without a port governs only traffic of its own protocol: it has no part in a port whose `appProtocol`, or whose
+/// routes that name it, say that something else is spoken there. Of the rest, the first kind wins:
+/// "GRPCRoute, HTTPRoute, TLSRoute, TCPRoute".
+pub(super) fn governors<'a>(routes: &[&'a Route], service: &ServiceName, port: &Port<'_>) -> Vec<&'a Route> {
+    let mut claims = claims(routes, service, port);
+    let named = claims.iter().filter(|(_, claim)| claim.named).map(|(route, _)| route.kind()).min();
+    claims.retain(|(route, claim)| claim.named || named.is_none_or(|kind| same_protocol(kind, route.kind())));
+    let winner = claims.iter().map(|(route, _)| route.kind()).min();
+    let mut winners: Vec<_> = claims.into_iter().map(|(route, _)| route).collect();
+    winners.retain(|route| Some(route.kind()) == winner);
+    winners.sort_by_key(|route| (route.created().unwrap_or(i64::MAX), route.name()));
+    winners
+}
+
+fn claims<'a>(routes: &[&'a Route], service: &ServiceName, port: &Port<'_>) -> Vec<(&'a Route, Claim)> {
+    let fitting = routes.iter().filter(|route| fits(route.kind(), port.declared()));
+    fitting.filter_map(|route| Some((*route, claim(route, service, port)?))).collect()
+}
+
+/// Whether a kind can govern a port on which the Service declares this. Bytes are bytes: a TCPRoute always can. UDPRoutes
+/// are apart.
+pub(super) fn fits(kind: RouteKind, declared: Option<AppProtocol>) -> bool {
+    let Some(declared) = declared else { return kind != RouteKind::Udp };
+    match kind {
+        RouteKind::Grpc => declared == AppProtocol::Http2,
+        RouteKind::Http => {
+            matches!(declared, AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::WebSocket)
+        }
+        RouteKind::Tls => declared == AppProtocol::Tls,
+        RouteKind::Tcp => true,
+        RouteKind::Udp => false,
+    }
+}
+
+fn same_protocol(one: RouteKind, other: RouteKind) -> bool {
+    let http = |kind| matches!(kind, RouteKind::Grpc | RouteKind::Http);
+    one == other || (http(one) && http(other))
+}
