@@ -135,3 +135,30 @@ impl Load {
         assert!(fair, "{server} should have {percent} % (±{tolerance}): {}", self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_response_counts_and_interim_ones_do_not() -> Result<()> {
+        let reply = Reply::parse("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-Server: a\r\n\r\nbody")?;
+        assert_eq!((reply.status, reply.server().as_str(), reply.body.as_str()), (200, "a", "body"));
+        Ok(())
+    }
+
+    #[test]
+    fn the_clients_identity_is_what_the_server_was_told() -> Result<()> {
+        let body = r#"{"headers":[["x-forwarded-client-cert","By=spiffe://b;URI=spiffe://a"]]}"#;
+        let reply = Reply::parse(&format!("HTTP/1.1 200 OK\r\n\r\n{body}"))?;
+        assert_eq!(reply.client_identity().as_deref(), Some("spiffe://a"));
+        Ok(())
+    }
+
+    #[test]
+    #[should_panic(expected = "should have 90 %")]
+    fn an_unfair_share_is_seen() {
+        let load = Load::parse(r#"{"answered":100,"servers":{"a":50,"b":50}}"#).expect("JSON");
+        load.share("a", 90, 5);
+    }
+}

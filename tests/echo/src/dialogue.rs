@@ -145,3 +145,19 @@ impl Heard {
         Ok(stream.read_buf(&mut self.text).await.context("cannot read")? > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_ends_are_written_as_escapes() {
+        assert_eq!(unescape("a\\r\\n\\tb"), b"a\r\n\tb");
+    }
+
+    #[test]
+    fn an_unknown_step_is_refused_with_those_that_exist() {
+        let error = Step::parse("sned x").err().map(|error| error.to_string());
+        assert!(error.is_some_and(|text| text.contains("send TEXT")));
+    }
+}
