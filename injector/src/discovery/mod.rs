@@ -1,0 +1,76 @@
+//! Discovery: a read-only part of the Kubernetes API, answered from the index.
+
+mod query;
+mod watch;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::json;
+
+pub use query::{Mode, Query, Selector};
+
+use crate::answer::{Body, Refusal, whole, with};
+use crate::index::{Entry, Index, State};
+use crate::metrics::Metrics;
+
+const JSON: &str = "application/json";
+
+/// Answers a read of `path` with the query string `query`.
+pub fn answer(index: &Arc<Index>, metrics: &Metrics, path: &str, query: &str) -> Result<Response<Body>, Refusal> {
+    let query = Query::parse(path, query)?;
+    match &query.mode {
+        Mode::Get => get(&index.read(), &query),
+        Mode::List => Ok(whole(StatusCode::OK, JSON, list(&index.read(), &query))),
+        Mode::Watch(options) => {
+            let options = options.clone();
+            let events = watch::watch(Arc::clone(index), query, &options, metrics.watching());
+            let frames = events.map(|events| Ok::<_, Infallible>(Frame::data(events)));
+            Ok(with(StatusCode::OK, JSON, StreamBody::new(frames).boxed_unsync()))
+        }
+    }
+}
+
+fn get(state: &State, query: &Query) -> Result<Response<Body>, Refusal> {
+    let found = select(state, query).into_iter().next();
+    let Some(entry) = found else {
+        let Selector::Name(name) = &query.selector else { return Err(Refusal::bad("no name")) };
+        return Err(Refusal::absent(format!("{} {name:?} not found", query.kind.plural())));
+    };
+    Ok(whole(StatusCode::OK, JSON, entry.body.clone()))
+}
+
+fn list(state: &State, query: &Query) -> Bytes {
+    let metadata = json!({"resourceVersion": state.version().to_string()});
+    let mut body = BytesMut::new();
+    body.put_slice(format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",", query.kind.as_str(), query.api_version).as_bytes());
+    body.put_slice(format!("\"metadata\":{metadata},\"items\":[").as_bytes());
+    for (index, entry) in select(state, query).iter().enumerate() {
+        if index > 0 {
+            body.put_u8(b',');
+        }
+        body.put_slice(&entry.body);
+    }
+    body.put_slice(b"]}");
+    body.freeze()
+}
+
+/// The objects that a query asks for, in the order of their names.
+fn select(state: &State, query: &Query) -> Vec<Arc<Entry>> {
+    let namespace = query.namespace.as_deref().unwrap_or_default();
+    let fits = |entry: &&Arc<Entry>| query.matches(entry);
+    match &query.selector {
+        Selector::All => state.in_namespace(query.kind, namespace).filter(fits).cloned().collect(),
+        Selector::Linked(link) => state.linked(link).filter(fits).cloned().collect(),
+        Selector::PodsOf(service) => state.pods_of(service).into_values().collect(),
+        Selector::Name(name) => {
+            let name = mesh::names::ObjectName::new(namespace, name);
+            state.get(query.kind, &name).filter(fits).cloned().into_iter().collect()
+        }
+    }
+}

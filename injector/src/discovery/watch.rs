@@ -1,0 +1,232 @@
+//! A watch: the changes of what a query asks for, as Kubernetes' stream of JSON lines.
+//!
+//! A watcher holds its place in the index's log and nothing else, so a slow one costs no memory: it is read
+//! for only when its connection can take more. One that fell behind the log, or comes with a version of
+//! another epoch, gets an ERROR event of code 410 inside its 200 stream: kube retries a *request* that
+//! answers 410 for ever, but lists anew upon that event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::Stream;
+use futures::stream::unfold;
+use http::StatusCode;
+use mesh::names::ObjectName;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::query::{Query, Selector, Start, WatchOptions};
+use super::select;
+use crate::answer::Refusal;
+use crate::index::{Entry, Event, Expired, Index, Link, State};
+use crate::metrics::Watching;
+use crate::object::Kind;
+
+/// How often a watcher without news is told the version, so that it need not list anew later.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Events are sent in pieces of about this size, so that one reader never holds the index for long.
+const PIECE: usize = 64 * 1024;
+
+/// The events of `query`, from `options.start` on, for `options.timeout`.
+pub fn watch(index: Arc<Index>, query: Query, options: &WatchOptions, watching: Watching) -> impl Stream<Item = Bytes> + use<> {
+    let now = Instant::now();
+    let watch = Watch {
+        head: index.head(),
+        follower: Follower { query, place: 0, members: BTreeMap::new() },
+        index,
+        start: Some(options.start),
+        bookmarks: options.bookmarks,
+        deadline: now + options.timeout,
+        bookmark_at: now + BOOKMARK_INTERVAL,
+        _watching: watching,
+    };
+    unfold(Some(watch), |watch| async move { watch?.next().await })
+}
+
+struct Watch {
+    index: Arc<Index>,
+    head: watch::Receiver<u64>,
+    follower: Follower,
+    start: Option<Start>,
+    bookmarks: bool,
+    deadline: Instant,
+    bookmark_at: Instant,
+    _watching: Watching,
+}
+
+impl Watch {
+    /// The next piece of the stream; the last one has no watch to go on with.
+    async fn next(mut self) -> Option<(Bytes, Option<Self>)> {
+        loop {
+            self.head.borrow_and_update();
+            match self.step() {
+                Err(Expired) => return Some((expired(), None)),
+                Ok(events) if !events.is_empty() => return Some((events, Some(self))),
+                Ok(_) => {}
+            }
+            tokio::select! {
+                news = self.head.changed() => news.ok()?,
+                () = sleep_until(self.deadline) => return None,
+                () = sleep_until(self.bookmark_at), if self.bookmarks => {
+                    self.bookmark_at = Instant::now() + BOOKMARK_INTERVAL;
+                    return Some((self.follower.bookmark(false), Some(self)));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Bytes, Expired> {
+        let state = self.index.read();
+        match self.start.take() {
+            None => self.follower.advance(&state),
+            Some(Start::After(version)) => self.follower.resume(&state, version),
+            Some(Start::Present) => Ok(self.follower.present(&state)),
+            Some(Start::PresentThenBookmark) => {
+                let events = self.follower.present(&state);
+                Ok([events, self.follower.bookmark(true)].concat().into())
+            }
+        }
+    }
+}
+
+/// A place in the index's log, and what was sent: turns changes into events. Pure.
+struct Follower {
+    query: Query,
+    place: u64,
+    /// The pods that were sent, with their versions, if the query is for a Service's pods: a change of a
+    /// slice adds and removes pods that did not change themselves.
+    members: BTreeMap<ObjectName, Arc<Entry>>,
+}
+
+impl Follower {
+    /// All objects as they are.
+    fn present(&mut self, state: &State) -> Bytes {
+        self.place = state.version();
+        let entries = select(state, &self.query);
+        let mut events = BytesMut::new();
+        for entry in &entries {
+            put(&mut events, "ADDED", &entry.body);
+        }
+        if matches!(self.query.selector, Selector::PodsOf(_)) {
+            self.members = entries.into_iter().map(|entry| (entry.key.name.clone(), entry)).collect();
+        }
+        events.freeze()
+    }
+
+    /// Goes on where another watch ended. Of a Service's pods this works only while nothing that decides on
+    /// them has changed since: who they were then is not known.
+    fn resume(&mut self, state: &State, version: u64) -> Result<Bytes, Expired> {
+        self.place = version;
+        if let Selector::PodsOf(_) = &self.query.selector {
+            if state.since(version)?.any(|event| self.decides(event)) {
+                return Err(Expired);
+            }
+            self.present(state);
+            return Ok(Bytes::new());
+        }
+        self.advance(state)
+    }
+
+    /// What changed since the last time.
+    fn advance(&mut self, state: &State) -> Result<Bytes, Expired> {
+        match &self.query.selector {
+            Selector::PodsOf(_) => self.compare(state),
+            _ => self.read_on(state),
+        }
+    }
+
+    fn read_on(&mut self, state: &State) -> Result<Bytes, Expired> {
+        let mut events = BytesMut::new();
+        for event in state.since(self.place)? {
+            if events.len() >= PIECE {
+                return Ok(events.freeze());
+            }
+            let [before, after] = [&event.before, &event.after].map(|side| side.as_ref().filter(|entry| self.query.matches(entry)));
+            put_change(&mut events, before, after, event.version);
+            self.place = event.version;
+        }
+        self.place = state.version();
+        Ok(events.freeze())
+    }
+
+    /// A Service's pods now, against those that were sent.
+    fn compare(&mut self, state: &State) -> Result<Bytes, Expired> {
+        let concerned = state.since(self.place)?.any(|event| self.decides(event));
+        self.place = state.version();
+        if !concerned {
+            return Ok(Bytes::new());
+        }
+        let now: BTreeMap<_, _> = select(state, &self.query).into_iter().map(|entry| (entry.key.name.clone(), entry)).collect();
+        let mut events = BytesMut::new();
+        for (name, old) in self.members.iter().filter(|(name, _)| !now.contains_key(*name)) {
+            let _ = name;
+            put(&mut events, "DELETED", &old.at(self.place));
+        }
+        for (name, new) in &now {
+            let old = self.members.get(name);
+            if old.is_none_or(|old| old.version != new.version) {
+                put_change(&mut events, old, Some(new), self.place);
+            }
+        }
+        self.members = now;
+        Ok(events.freeze())
+    }
+
+    /// Whether a change can add or remove a pod of the Service, or is of one of its pods.
+    fn decides(&self, event: &Event) -> bool {
+        let Selector::PodsOf(service) = &self.query.selector else { return false };
+        let slice = Link::SliceOf(service.clone());
+        let mut sides = event.before.iter().chain(&event.after);
+        sides.any(|entry| entry.key.kind == Kind::Pod || entry.links().contains(&slice))
+    }
+
+    /// The version up to which everything was sent.
+    fn bookmark(&self, initial_events_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": self.place.to_string()});
+        if initial_events_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = json!({"kind": self.query.kind.as_str(), "apiVersion": self.query.api_version, "metadata": metadata});
+        let mut event = BytesMut::new();
+        put(&mut event, "BOOKMARK", object.to_string().as_bytes());
+        event.freeze()
+    }
+}
+
+/// What a watcher is told of an object that was `before` and is `after`, as far as its query matches them.
+fn put_change(events: &mut BytesMut, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, version: u64) {
+    match (before, after) {
+        (None, None) => {}
+        (None, Some(after)) => put(events, "ADDED", &after.body),
+        (Some(before), None) => put(events, "DELETED", &before.at(version)),
+        // Replaced: to its watchers the new one is another object.
+        (Some(before), Some(after)) if before.uid() != after.uid() => {
+            put(events, "DELETED", &before.at(version));
+            put(events, "ADDED", &after.body);
+        }
+        (Some(_), Some(after)) => put(events, "MODIFIED", &after.body),
+    }
+}
+
+fn put(events: &mut BytesMut, kind: &str, object: &[u8]) {
+    events.put_slice(b"{\"type\":\"");
+    events.put_slice(kind.as_bytes());
+    events.put_slice(b"\",\"object\":");
+    events.put_slice(object);
+    events.put_slice(b"}\n");
+}
+
+fn expired() -> Bytes {
+    let refusal = Refusal::new(StatusCode::GONE, Expired.to_string());
+    let mut event = BytesMut::new();
+    put(&mut event, "ERROR", refusal.status().to_string().as_bytes());
+    event.freeze()
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

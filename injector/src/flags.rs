@@ -1,0 +1,108 @@
+//! The command line.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+use mesh::contract::{CONTROL_HEALTH_PORT, CONTROL_METRICS_PORT, CONTROL_PORT, DEFAULT_TRUST_DOMAIN, WEBHOOK_PORT};
+use mesh::identity::TrustDomain;
+use mesh::settings;
+
+/// Heddle's control plane: signs certificates, serves discovery, injects pods and judges routes.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Flags {
+    /// Directory of Kubernetes manifests to follow (.yaml, .yml, .json)
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+
+    /// Public key (PEM, P-256) that service account tokens are signed with
+    #[arg(long, value_name = "FILE")]
+    pub token_key: PathBuf,
+
+    /// Directory that keeps the mesh's root; the first start makes it
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+
+    /// Address to listen on; :: is all of IPv6 and IPv4
+    #[arg(long, value_name = "ADDR", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    pub listen: IpAddr,
+
+    /// Trust domain of all identities
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_TRUST_DOMAIN, value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+
+    /// What plaintext meshed pods accept; a Namespace's annotation heddle.dev/mtls-mode wins
+    #[arg(long, value_enum, default_value_t = MtlsMode::Permissive)]
+    pub mtls_mode: MtlsMode,
+
+    /// Life of a proxy's certificate
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(10..=30 * 86_400))]
+    pub leaf_ttl: u64,
+
+    /// Write the roots to trust here (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub bundle_out: Option<PathBuf>,
+
+    /// A range of Service or pod addresses, handed to the proxies; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Vec<IpNet>,
+
+    /// A DNS name or IP address under which proxies reach this program; may be repeated
+    #[arg(long, value_name = "NAME_OR_IP", default_value = "heddle-injector.heddle-system.svc")]
+    pub advertise: Vec<String>,
+
+    /// Image of heddle-proxy in injected pods
+    #[arg(long, value_name = "IMAGE", default_value = concat!("heddle-proxy:", env!("CARGO_PKG_VERSION")))]
+    pub proxy_image: String,
+
+    /// Image of heddle-init in injected pods
+    #[arg(long, value_name = "IMAGE", default_value = concat!("heddle-init:", env!("CARGO_PKG_VERSION")))]
+    pub init_image: String,
+
+    /// What to log, as in tracing's EnvFilter
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "HEDDLE_LOG")]
+    pub log: String,
+
+    #[command(flatten)]
+    pub ports: Ports,
+}
+
+/// The ports are fixed by the contract; only tests take others (0 is any).
+#[derive(Debug, clap::Args)]
+pub struct Ports {
+    #[arg(long, hide = true, default_value_t = CONTROL_PORT)]
+    pub control_port: u16,
+    #[arg(long, hide = true, default_value_t = WEBHOOK_PORT)]
+    pub webhook_port: u16,
+    #[arg(long, hide = true, default_value_t = CONTROL_METRICS_PORT)]
+    pub metrics_port: u16,
+    #[arg(long, hide = true, default_value_t = CONTROL_HEALTH_PORT)]
+    pub health_port: u16,
+    /// Where to write the ports that were taken: "control webhook metrics health"
+    #[arg(long, hide = true)]
+    pub ports_out: Option<PathBuf>,
+}
+
+/// `--mtls-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MtlsMode {
+    /// Nothing in plaintext
+    Strict,
+    /// Plaintext of callers outside of the mesh
+    Permissive,
+}
+
+impl From<MtlsMode> for settings::MtlsMode {
+    fn from(mode: MtlsMode) -> Self {
+        match mode {
+            MtlsMode::Strict => Self::Strict,
+            MtlsMode::Permissive => Self::Permissive,
+        }
+    }
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,171 @@
+//! A batch of changes becomes new entries: pods reduced, routes with their status, unchanged ones untouched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use mesh::names::ServiceName;
+use mesh::pod::{PodFacts, reduce};
+use serde_json::Value;
+
+use super::{Entry, Event, Link, State};
+use crate::object::{Key, Kind, Object, Typed};
+use crate::source::Change;
+use crate::status;
+
+/// The entries that a batch has touched, as they were before it.
+type Before = BTreeMap<Key, Option<Arc<Entry>>>;
+
+impl State {
+    /// Takes `changes` in as one: everything that follows from them is published with them.
+    pub(super) fn apply(&mut self, changes: Vec<Change>, now: &str) {
+        let mut before = Before::new();
+        let touched: BTreeSet<Key> = changes.iter().map(|(key, _)| key.clone()).collect();
+        let mut services = BTreeSet::new();
+        for (key, object) in order(changes) {
+            self.concerns(&key, &mut services);
+            let entry = object.map(|object| self.draft(object));
+            self.put(&key, entry, &mut before);
+            self.concerns(&key, &mut services);
+        }
+        for object in self.pods_of_parents(&touched) {
+            let entry = self.draft(Arc::clone(&object));
+            self.put(&object.key, Some(entry), &mut before);
+        }
+        for key in self.routes_of(&services) {
+            self.judge(&key, now, &mut before);
+        }
+        self.publish(before);
+    }
+
+    /// The Services on which status depends when the object `key` changes.
+    fn concerns(&self, key: &Key, services: &mut BTreeSet<ServiceName>) {
+        match key.kind {
+            Kind::Service => drop(services.insert(key.name.clone())),
+            Kind::Route(_) => {
+                let links = self.get(key.kind, &key.name).map(|entry| entry.links()).unwrap_or_default();
+                services.extend(links.into_iter().filter_map(|link| match link {
+                    Link::Parent(service) => Some(service),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+
+    /// Every route that is bound to one of `services` or names it as a backend.
+    fn routes_of(&self, services: &BTreeSet<ServiceName>) -> BTreeSet<Key> {
+        let links = services.iter().flat_map(|service| [Link::Parent(service.clone()), Link::Backend(service.clone())]);
+        links.filter_map(|link| self.links.get(&link)).flatten().cloned().collect()
+    }
+
+    /// The pods that have to be reduced anew, since their Namespace or Node changed and they did not.
+    fn pods_of_parents(&self, touched: &BTreeSet<Key>) -> Vec<Arc<Object>> {
+        let pods = touched.iter().flat_map(|key| -> Vec<&Arc<Entry>> {
+            match key.kind {
+                Kind::Namespace => self.in_namespace(Kind::Pod, &key.name.name).collect(),
+                Kind::Node => self.linked(&Link::OnNode(key.name.name.to_string())).collect(),
+                _ => Vec::new(),
+            }
+        });
+        let others = pods.filter(|entry| !touched.contains(&entry.key));
+        others.map(|entry| Arc::clone(&entry.object)).collect()
+    }
+
+    /// The entry of `object` as far as it depends on nothing but Namespaces and Nodes.
+    fn draft(&self, object: Arc<Object>) -> Entry {
+        match &object.typed {
+            Typed::Pod(pod) => {
+                let reduced = reduce(pod, self.namespace(&object.key.name.namespace), self.node_of(pod));
+                let facts = PodFacts::from_reduced(&reduced);
+                Entry::draft(object, served(&reduced), facts)
+            }
+            Typed::Route(_) => {
+                let old = self.get(object.key.kind, &object.key.name).map(|entry| &entry.value);
+                let value = status::carry_over(&object.value, old);
+                Entry::draft(object, value, None)
+            }
+            _ => {
+                let value = object.value.clone();
+                Entry::draft(object, value, None)
+            }
+        }
+    }
+
+    fn node_of(&self, pod: &Pod) -> Option<&Node> {
+        let name = pod.spec.as_ref()?.node_name.as_deref()?;
+        match &self.get(Kind::Node, &Key::new(Kind::Node, "", name).name)?.object.typed {
+            Typed::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Gives the route `key` the status that it has earned.
+    fn judge(&mut self, key: &Key, now: &str, before: &mut Before) {
+        let Some(entry) = self.get(key.kind, &key.name) else { return };
+        let Typed::Route(route) = &entry.object.typed else { return };
+        if let Some(value) = status::plan(&entry.value, route, self, now) {
+            let entry = Entry::draft(Arc::clone(&entry.object), value, None);
+            self.put(key, Some(entry), before);
+        }
+    }
+
+    /// Replaces an entry and its links, and remembers what was there at first.
+    fn put(&mut self, key: &Key, entry: Option<Entry>, before: &mut Before) {
+        let old = self.entries.get_mut(&key.kind).and_then(|entries| entries.remove(&key.name));
+        for link in old.iter().flat_map(|old| old.links()) {
+            self.unlink(&link, key);
+        }
+        before.entry(key.clone()).or_insert(old);
+        if let Some(entry) = entry {
+            for link in entry.links() {
+                self.links.entry(link).or_default().insert(key.clone());
+            }
+            self.entries.entry(key.kind).or_default().insert(key.name.clone(), Arc::new(entry));
+        }
+    }
+
+    fn unlink(&mut self, link: &Link, key: &Key) {
+        if let Some(keys) = self.links.get_mut(link) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.links.remove(link);
+            }
+        }
+    }
+
+    /// Gives what really changed its version, and the rest its old entry back.
+    fn publish(&mut self, before: Before) {
+        for (key, before) in before {
+            let draft = self.get(key.kind, &key.name).cloned();
+            let same = match (&before, &draft) {
+                (Some(before), Some(draft)) => before.value == draft.value,
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                self.version += 1;
+            }
+            let after = draft.map(|draft| {
+                let version = before.as_ref().filter(|_| same).map_or(self.version, |before| before.version);
+                Arc::new(draft.published(version))
+            });
+            if let Some(after) = &after {
+                self.entries.entry(key.kind).or_default().insert(key.name.clone(), Arc::clone(after));
+            }
+            if !same {
+                self.log.push(Event { version: self.version, before, after });
+            }
+        }
+    }
+}
+
+/// Namespaces and Nodes first: pods are reduced with them.
+fn order(mut changes: Vec<Change>) -> Vec<Change> {
+    changes.sort_by_key(|(key, _)| !matches!(key.kind, Kind::Namespace | Kind::Node));
+    changes
+}
+
+fn served(pod: &Pod) -> Value {
+    serde_json::to_value(pod).unwrap_or_default()
+}

@@ -1,0 +1,172 @@
+//! Every object that the control plane knows, by name and by what else it is found by, with a version.
+//!
+//! Changes come in batches and are published at once: nobody sees an object without its status.
+
+mod apply;
+mod entry;
+mod log;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use mesh::names::{ObjectName, ServiceName};
+use mesh::resolve::View;
+use mesh::route::Route;
+use tokio::sync::watch;
+
+pub use entry::{Entry, Link};
+pub use log::{Event, Expired, Log};
+
+use crate::object::{Key, Kind, Typed};
+use crate::source::Change;
+
+/// Versions are EPOCH * 10^9 + N, as plain digits: they grow over restarts, and never repeat.
+pub const VERSIONS_PER_EPOCH: u64 = 1_000_000_000;
+
+/// Changes that a watcher may fall behind. A batch of ten thousand objects must fit.
+const LOG_CAPACITY: usize = 16_384;
+
+/// The index, shared between the source's thread and the servers.
+#[derive(Debug)]
+pub struct Index {
+    state: RwLock<State>,
+    head: watch::Sender<u64>,
+}
+
+/// The objects at one moment.
+#[derive(Debug)]
+pub struct State {
+    entries: HashMap<Kind, BTreeMap<ObjectName, Arc<Entry>>>,
+    links: HashMap<Link, BTreeSet<Key>>,
+    log: Log,
+    version: u64,
+    epoch: u64,
+}
+
+impl Index {
+    /// An empty index of a new epoch (a number larger than at every start before).
+    pub fn new(epoch: u64) -> Self {
+        Self::with_log(epoch, LOG_CAPACITY)
+    }
+
+    fn with_log(epoch: u64, capacity: usize) -> Self {
+        let state = State::new(epoch, capacity);
+        let (head, _) = watch::channel(state.version);
+        Self { state: RwLock::new(state), head }
+    }
+
+    /// The objects as they are; hold it briefly and never across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes changes in as one, and wakes the watchers. `now` is RFC 3339, for conditions that change.
+    pub fn apply(&self, changes: Vec<Change>, now: &str) {
+        let version = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.apply(changes, now);
+            state.version
+        };
+        self.head.send_if_modified(|head| std::mem::replace(head, version) != version);
+    }
+
+    /// Follows the version.
+    pub fn head(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
+    }
+}
+
+impl State {
+    fn new(epoch: u64, capacity: usize) -> Self {
+        // The first version of an epoch is 1: "0" means "any" to Kubernetes' clients.
+        let version = epoch * VERSIONS_PER_EPOCH + 1;
+        Self { entries: HashMap::new(), links: HashMap::new(), log: Log::new(capacity, version), version, epoch }
+    }
+
+    /// The version of the last change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The changes after `version`, which must be of this epoch.
+    pub fn since(&self, version: u64) -> Result<impl Iterator<Item = &Event>, Expired> {
+        match version / VERSIONS_PER_EPOCH == self.epoch && version <= self.version {
+            true => self.log.since(version),
+            false => Err(Expired),
+        }
+    }
+
+    /// One object.
+    pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<&Arc<Entry>> {
+        self.entries.get(&kind)?.get(name)
+    }
+
+    /// A namespace's objects of a kind, by name.
+    pub fn in_namespace<'s>(&'s self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'s Arc<Entry>> {
+        let start = ObjectName::new(namespace, "");
+        let space = Arc::clone(&start.namespace);
+        let entries = self.entries.get(&kind);
+        entries
+            .into_iter()
+            .flat_map(move |entries| entries.range((Bound::Included(start.clone()), Bound::Unbounded)))
+            .take_while(move |(name, _)| name.namespace == space)
+            .map(|(_, entry)| entry)
+    }
+
+    /// The objects that are found by `link`, in the order of their names.
+    pub fn linked<'s>(&'s self, link: &Link) -> impl Iterator<Item = &'s Arc<Entry>> + use<'s> {
+        let keys = self.links.get(link).into_iter().flatten();
+        keys.filter_map(|key| self.get(key.kind, &key.name))
+    }
+
+    /// The pods at the addresses of a Service's EndpointSlices, whatever their namespace.
+    pub fn pods_of(&self, service: &ServiceName) -> BTreeMap<ObjectName, Arc<Entry>> {
+        let slices = self.linked(&Link::SliceOf(service.clone()));
+        let addresses = slices.flat_map(|entry| addresses(&entry.object.typed));
+        let pods = addresses.flat_map(|ip| self.linked(&Link::PodAddress(ip)).cloned().collect::<Vec<_>>());
+        pods.map(|entry| (entry.key.name.clone(), entry)).collect()
+    }
+
+    /// A Namespace; one that no manifest describes has no labels.
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        match &self.get(Kind::Namespace, &ObjectName::new("", name))?.object.typed {
+            Typed::Namespace(namespace) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    /// How many objects there are of each kind.
+    pub fn counts(&self) -> impl Iterator<Item = (Kind, usize)> {
+        Kind::all().map(|kind| (kind, self.entries.get(&kind).map_or(0, BTreeMap::len)))
+    }
+}
+
+impl View for State {
+    fn service(&self, name: &ServiceName) -> Option<&Service> {
+        match &self.get(Kind::Service, name)?.object.typed {
+            Typed::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    fn routes_bound_to<'a>(&'a self, service: &ServiceName) -> Box<dyn Iterator<Item = &'a Route> + 'a> {
+        let keys = self.links.get(&Link::Parent(service.clone())).into_iter().flatten();
+        let entries = keys.filter_map(|key| self.get(key.kind, &key.name));
+        Box::new(entries.filter_map(|entry| match &entry.object.typed {
+            Typed::Route(route) => Some(&**route),
+            _ => None,
+        }))
+    }
+}
+
+fn addresses(typed: &Typed) -> Vec<IpAddr> {
+    let Typed::EndpointSlice(slice) = typed else { return Vec::new() };
+    let texts = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    texts.filter_map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,214 @@
+//! The objects that the control plane knows: what it reads, what it serves of them, and how it names them.
+//!
+//! A kind is decoded once, when it comes in; from then on everything works on typed values.
+
+use std::fmt;
+use std::sync::Arc;
+
+use gateway_api::experimental::grpcroutes::GrpcRoute;
+use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::experimental::tcproutes::TcpRoute;
+use gateway_api::experimental::tlsroutes::TlsRoute;
+use gateway_api::experimental::udproutes::UdpRoute;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use mesh::names::ObjectName;
+use mesh::route::{Route, RouteKind};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A kind of object that the mesh has a use for. All others are none of its business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each is the Kubernetes kind of that name")]
+pub enum Kind {
+    Namespace,
+    Node,
+    Service,
+    Pod,
+    EndpointSlice,
+    ServiceAccount,
+    ConfigMap,
+    Route(RouteKind),
+}
+
+/// Which requests a kind is served to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// Single objects, lists and watches.
+    Watched,
+    /// One object at a time, by name.
+    ByName,
+    /// Not at all: the control plane alone reads it.
+    Never,
+}
+
+const CORE: [Kind; 7] = [
+    Kind::Namespace,
+    Kind::Node,
+    Kind::Service,
+    Kind::Pod,
+    Kind::EndpointSlice,
+    Kind::ServiceAccount,
+    Kind::ConfigMap,
+];
+const ROUTES: [RouteKind; 5] =
+    [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp, RouteKind::Udp];
+
+/// The API group of the routes.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+impl Kind {
+    /// Every kind.
+    pub fn all() -> impl Iterator<Item = Self> {
+        CORE.into_iter().chain(ROUTES.map(Self::Route))
+    }
+
+    /// The kind of that API group and name, if the mesh has a use for it.
+    pub fn of(group: &str, kind: &str) -> Option<Self> {
+        Self::all().find(|known| known.group() == group && known.as_str() == kind)
+    }
+
+    /// The kind that the API serves under that path segment.
+    pub fn of_plural(group: &str, plural: &str) -> Option<Self> {
+        Self::all().find(|known| known.group() == group && known.plural() == plural)
+    }
+
+    /// The name in a manifest's `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Service => "Service",
+            Self::Pod => "Pod",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::ConfigMap => "ConfigMap",
+            Self::Route(kind) => kind.as_str(),
+        }
+    }
+
+    /// The name in the API's paths.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::Service => "services",
+            Self::Pod => "pods",
+            Self::EndpointSlice => "endpointslices",
+            Self::ServiceAccount => "serviceaccounts",
+            Self::ConfigMap => "configmaps",
+            Self::Route(kind) => kind.plural(),
+        }
+    }
+
+    /// The API group; empty for the core.
+    pub const fn group(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::Route(_) => GATEWAY_GROUP,
+            Self::Namespace
+            | Self::Node
+            | Self::Service
+            | Self::Pod
+            | Self::ServiceAccount
+            | Self::ConfigMap => "",
+        }
+    }
+
+    /// Whether its objects live in a namespace.
+    pub const fn namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// Which requests it is served to. Secrets are no kind at all here, so nothing can serve them.
+    pub const fn serving(self) -> Serving {
+        match self {
+            Self::Service | Self::Pod | Self::EndpointSlice | Self::Route(_) | Self::Namespace => {
+                Serving::Watched
+            }
+            Self::ServiceAccount | Self::ConfigMap => Serving::ByName,
+            Self::Node => Serving::Never,
+        }
+    }
+}
+
+/// What names one object. Of an object without a namespace, the namespace is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub name: ObjectName,
+}
+
+impl Key {
+    /// A key from its parts.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let name = ObjectName { namespace: Arc::from(namespace), name: Arc::from(name) };
+        Self { kind, name }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind.namespaced() {
+            true => write!(out, "{} {}", self.kind.as_str(), self.name),
+            false => write!(out, "{} {}", self.kind.as_str(), self.name.name),
+        }
+    }
+}
+
+/// An object, decoded: what the decisions are made on.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each is the Kubernetes kind of that name")]
+pub enum Typed {
+    Namespace(Box<Namespace>),
+    Node(Box<Node>),
+    Service(Box<Service>),
+    Pod(Box<Pod>),
+    EndpointSlice(Box<EndpointSlice>),
+    Route(Box<Route>),
+    /// Served as it is; nothing is decided by it.
+    Plain,
+}
+
+/// An object as its source gave it.
+#[derive(Debug)]
+pub struct Object {
+    /// Its name.
+    pub key: Key,
+    /// As JSON, with `metadata.uid`, `generation` and `creationTimestamp`, without `resourceVersion`.
+    pub value: Value,
+    /// The same, decoded.
+    pub typed: Typed,
+}
+
+impl Object {
+    /// Decodes `value`, whose name is `key`.
+    pub fn decode(key: Key, value: Value) -> Result<Self, serde_json::Error> {
+        let typed = match key.kind {
+            Kind::Namespace => Typed::Namespace(typed(&value)?),
+            Kind::Node => Typed::Node(typed(&value)?),
+            Kind::Service => Typed::Service(typed(&value)?),
+            Kind::Pod => Typed::Pod(typed(&value)?),
+            Kind::EndpointSlice => Typed::EndpointSlice(typed(&value)?),
+            Kind::ServiceAccount | Kind::ConfigMap => Typed::Plain,
+            Kind::Route(kind) => Typed::Route(Box::new(route(kind, &value)?)),
+        };
+        Ok(Self { key, value, typed })
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<Box<T>, serde_json::Error> {
+    T::deserialize(value).map(Box::new)
+}
+
+fn route(kind: RouteKind, value: &Value) -> Result<Route, serde_json::Error> {
+    Ok(match kind {
+        RouteKind::Grpc => Route::from_grpc(&*typed::<GrpcRoute>(value)?),
+        RouteKind::Http => Route::from_http(&*typed::<HttpRoute>(value)?),
+        RouteKind::Tls => Route::from_tls(&*typed::<TlsRoute>(value)?),
+        RouteKind::Tcp => Route::from_tcp(&*typed::<TcpRoute>(value)?),
+        RouteKind::Udp => Route::from_udp(&*typed::<UdpRoute>(value)?),
+    })
+}

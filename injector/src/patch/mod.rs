@@ -1,0 +1,127 @@
+//! What is done with a pod at its admission: a JSON patch, nothing, or a refusal. Pure.
+//!
+//! The patch only adds, except where a kubelet's probe has to reach the application through the proxy; what
+//! the pod's author wrote stays byte for byte.
+
+mod containers;
+mod probes;
+mod refuse;
+
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
+use mesh::contract::{INIT_CONTAINER, INJECT_LABEL, PROXY_CONTAINER, SYSTEM_NAMESPACE};
+use mesh::settings::{MtlsMode, Settings};
+use serde_json::{Value, json};
+
+/// What is the same for all pods.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Image of heddle-proxy.
+    pub proxy_image: String,
+    /// Image of heddle-init.
+    pub init_image: String,
+    /// The mesh's trust domain.
+    pub trust_domain: String,
+    /// What plaintext is accepted where no Namespace says otherwise.
+    pub mtls_mode: MtlsMode,
+    /// Ranges of Service and pod addresses.
+    pub cluster_cidrs: Vec<String>,
+}
+
+/// What is done with a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// It gets these operations (RFC 6902).
+    Patch(Vec<Value>),
+    /// It runs as it is. The text says why.
+    Skip(String),
+    /// It may not run. The text says why, and what to change.
+    Deny(String),
+}
+
+/// Namespaces whose pods are never touched: the cluster's own, and ours.
+const EXCLUDED: [&str; 2] = ["kube-system", SYSTEM_NAMESPACE];
+
+/// What is done with `pod`, which is to run in `namespace` (`labels` are that of the object, if it is known).
+pub fn decide(pod: &Pod, namespace: &str, labels: Option<&Namespace>, config: &Config) -> Decision {
+    if let Some(reason) = reason_to_skip(pod, namespace, labels) {
+        return Decision::Skip(reason);
+    }
+    let settings = match Settings::of(&pod.metadata, labels.map(|namespace| &namespace.metadata)) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return Decision::Deny(errors.join("; "));
+        }
+    };
+    if let Some(reason) = refuse::reason(pod) {
+        return Decision::Deny(reason);
+    }
+    match operations(pod, &settings, config) {
+        Ok(operations) => Decision::Patch(operations),
+        Err(reason) => Decision::Deny(reason),
+    }
+}
+
+fn reason_to_skip(pod: &Pod, namespace: &str, labels: Option<&Namespace>) -> Option<String> {
+    if EXCLUDED.contains(&namespace) {
+        return Some(format!("pods of {namespace} are never injected"));
+    }
+    let on_pod = pod.metadata.labels.as_ref().and_then(|labels| labels.get(INJECT_LABEL));
+    let on_namespace = labels.and_then(|namespace| namespace.metadata.labels.as_ref()?.get(INJECT_LABEL));
+    match on_pod.or(on_namespace).map(String::as_str) {
+        Some("enabled") => {}
+        Some("disabled") => return Some(format!("{INJECT_LABEL} is disabled")),
+        Some(other) => return Some(format!("{INJECT_LABEL} is {other:?}: it must be enabled or disabled")),
+        None => return Some(format!("neither the pod nor its namespace has the label {INJECT_LABEL}: enabled")),
+    }
+    let spec = pod.spec.as_ref()?;
+    if spec.host_network == Some(true) {
+        return Some("the pod uses its node's network, which must not be redirected".to_owned());
+    }
+    let ours = [INIT_CONTAINER, PROXY_CONTAINER];
+    let injected = ours.iter().all(|name| init_containers(pod).any(|container| container.name == *name));
+    injected.then(|| "the pod has been injected already".to_owned())
+}
+
+fn init_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten())
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.spec.iter().flat_map(|spec| &spec.containers)
+}
+
+/// The operations, in an order in which each finds what it needs.
+fn operations(pod: &Pod, settings: &Settings, config: &Config) -> Result<Vec<Value>, String> {
+    let (mut operations, probes) = probes::rewrite(pod)?;
+    let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
+    if spec.init_containers.is_none() {
+        operations.push(add("/spec/initContainers", json!([])));
+    }
+    operations.push(add("/spec/initContainers/0", containers::init(settings, config)));
+    operations.push(add("/spec/initContainers/1", containers::proxy(settings, config, &probes)));
+    if spec.volumes.is_none() {
+        operations.push(add("/spec/volumes", json!([])));
+    }
+    operations.extend(containers::volumes().map(|volume| add("/spec/volumes/-", volume)));
+    operations.extend(default_container(pod));
+    Ok(operations)
+}
+
+/// `kubectl logs` and `exec` go on meaning the application.
+fn default_container(pod: &Pod) -> Vec<Value> {
+    const ANNOTATION: &str = "kubectl.kubernetes.io/default-container";
+    let Some(first) = containers(pod).next() else { return Vec::new() };
+    match &pod.metadata.annotations {
+        None => vec![add("/metadata/annotations", json!({ANNOTATION: first.name}))],
+        Some(annotations) if annotations.contains_key(ANNOTATION) => Vec::new(),
+        Some(_) => vec![add("/metadata/annotations/kubectl.kubernetes.io~1default-container", json!(first.name))],
+    }
+}
+
+fn add(path: &str, value: Value) -> Value {
+    json!({"op": "add", "path": path, "value": value})
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Kubelet probes and httpGet hooks, led through the proxy.
+//!
+//! The kubelet has no certificate, and a strict pod resets what comes in plain. So each probe becomes an
+//! httpGet on the proxy's health port, and the proxy replays exactly what was configured, from inside.
+
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use mesh::contract::HEALTH_PORT;
+use serde_json::{Map, Value, json};
+
+/// A hook has no timeout of its own: the kubelet ends it with the pod's grace. So the proxy must not do it earlier.
+const HOOK_SECONDS: u32 = 3600;
+
+/// The kubelet's default for `timeoutSeconds`.
+const PROBE_SECONDS: i32 = 1;
+
+/// The operations that rewrite the probes of `pod`, and what the proxy is to replay, by `CONTAINER/PROBE`.
+pub fn rewrite(pod: &Pod) -> Result<(Vec<Value>, Map<String, Value>), String> {
+    let mut rewriting = Rewriting::default();
+    let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
+    for (index, container) in spec.containers.iter().enumerate() {
+        rewriting.container(&format!("/spec/containers/{index}"), container)?;
+    }
+    for (index, container) in spec.init_containers.iter().flatten().enumerate() {
+        // Only native sidecars have probes; the index is that before our containers come in front.
+        if container.restart_policy.as_deref() == Some("Always") {
+            rewriting.container(&format!("/spec/initContainers/{index}"), container)?;
+        }
+    }
+    Ok((rewriting.operations, rewriting.probes))
+}
+
+#[derive(Default)]
+struct Rewriting {
+    operations: Vec<Value>,
+    probes: Map<String, Value>,
+}
+
+impl Rewriting {
+    fn container(&mut self, path: &str, container: &Container) -> Result<(), String> {
+        for (name, probe) in [
+            ("livenessProbe", &container.liveness_probe),
+            ("readinessProbe", &container.readiness_probe),
+            ("startupProbe", &container.startup_probe),
+        ] {
+            if let Some(probe) = probe {
+                self.probe(path, container, name, probe)?;
+            }
+        }
+        let lifecycle = container.lifecycle.as_ref();
+        for (name, hook) in [
+            ("postStart", lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref())),
+            ("preStop", lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref())),
+        ] {
+            if let Some(hook) = hook {
+                self.hook(path, container, name, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self, path: &str, container: &Container, name: &str, probe: &Probe) -> Result<(), String> {
+        let (field, action) = if let Some(get) = &probe.http_get {
+            ("httpGet", http_get(container, name, get)?)
+        } else if let Some(tcp) = &probe.tcp_socket {
+            let port = port(container, name, &tcp.port)?;
+            ("tcpSocket", object([("port", Some(json!(port))), ("host", tcp.host.as_ref().map(|host| json!(host)))]))
+        } else if let Some(grpc) = &probe.grpc {
+            let service = grpc.service.clone().unwrap_or_default();
+            ("grpc", json!({"port": grpc.port, "service": service}))
+        } else {
+            return Ok(()); // exec runs in the container: nothing to lead anywhere
+        };
+        let seconds = probe.timeout_seconds.unwrap_or(PROBE_SECONDS);
+        self.probes.insert(format!("{}/{name}", container.name), json!({field: action, "timeoutSeconds": seconds}));
+        self.replace(&format!("{path}/{name}"), field, container, name);
+        Ok(())
+    }
+
+    fn hook(&mut self, path: &str, container: &Container, name: &str, hook: &LifecycleHandler) -> Result<(), String> {
+        let Some(get) = &hook.http_get else { return Ok(()) };
+        let action = http_get(container, name, get)?;
+        self.probes.insert(format!("{}/{name}", container.name), json!({"httpGet": action, "timeoutSeconds": HOOK_SECONDS}));
+        self.replace(&format!("{path}/lifecycle/{name}"), "httpGet", container, name);
+        Ok(())
+    }
+
+    fn replace(&mut self, path: &str, field: &str, container: &Container, name: &str) {
+        let target = format!("/app-probe/{}/{name}", container.name);
+        let get = json!({"path": target, "port": HEALTH_PORT, "scheme": "HTTP"});
+        if field == "httpGet" {
+            self.operations.push(json!({"op": "replace", "path": format!("{path}/httpGet"), "value": get}));
+        } else {
+            self.operations.push(json!({"op": "remove", "path": format!("{path}/{field}")}));
+            self.operations.push(json!({"op": "add", "path": format!("{path}/httpGet"), "value": get}));
+        }
+    }
+}
+
+fn http_get(container: &Container, name: &str, get: &HTTPGetAction) -> Result<Value, String> {
+    let port = port(container, name, &get.port)?;
+    let headers = get.http_headers.as_ref().map(|headers| json!(headers));
+    Ok(object([
+        ("path", Some(json!(get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/")))),
+        ("port", Some(json!(port))),
+        ("scheme", Some(json!(get.scheme.as_deref().unwrap_or("HTTP")))),
+        ("host", get.host.as_ref().map(|host| json!(host))),
+        ("httpHeaders", headers),
+    ]))
+}
+
+fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    let set = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(set.collect())
+}
+
+/// A port by number, or by the name that the container gives it.
+fn port(container: &Container, probe: &str, port: &IntOrString) -> Result<u16, String> {
+    let found = match port {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(text) => {
+            let mut ports = container.ports.iter().flatten();
+            let named = ports.find(|port| port.name.as_ref() == Some(text)).map(|port| port.container_port);
+            named.or_else(|| text.parse().ok())
+        }
+    };
+    found.and_then(|number| u16::try_from(number).ok()).filter(|port| *port != 0).ok_or_else(|| {
+        let (container, port) = (&container.name, shown(port));
+        format!("container {container}: its {probe} names port {port}, which is no port of the container")
+    })
+}
+
+fn shown(port: &IntOrString) -> String {
+    match port {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => format!("{text:?}"),
+    }
+}

@@ -1,0 +1,50 @@
+//! The two ports without TLS: metrics and the source's report (15014), and the kubelet's probes (15021).
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::answer::{Body, Refusal, json_of, whole};
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::serve::Answer;
+use crate::source::Report;
+
+/// Port 15014.
+pub struct Pages {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is known.
+    pub index: Arc<Index>,
+    /// What the source last reported.
+    pub report: Arc<RwLock<Report>>,
+}
+
+impl Answer for Pages {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/metrics") => {
+                let text = self.metrics.text(&self.index.read());
+                whole(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+            }
+            (&Method::GET, "/sources") => {
+                let report = self.report.read().unwrap_or_else(PoisonError::into_inner);
+                json_of(StatusCode::OK, &*report)
+            }
+            _ => Refusal::absent("only /metrics and /sources are served here").response(),
+        }
+    }
+}
+
+/// Port 15021. It is opened when all others are and the manifests have been read, so to answer is to be ready.
+pub struct Health;
+
+impl Answer for Health {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match request.uri().path() {
+            "/live" | "/ready" => whole(StatusCode::OK, "text/plain", "ok\n"),
+            _ => Refusal::absent("only /live and /ready are served here").response(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Who asks: the review of a service account token (security rule 10).
+//!
+//! The token proves namespace, service account and pod; the index must hold that very pod, so that a token
+//! outlives its pod by nothing. Only the signature's check is remembered, and for a minute at most.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use mesh::contract::TOKEN_AUDIENCE;
+use mesh::identity::{Identity, TrustDomain};
+use mesh::names::ObjectName;
+use serde::Deserialize;
+
+use crate::answer::Refusal;
+use crate::index::State;
+use crate::object::Kind;
+
+/// A caller, proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The pod that the token is bound to.
+    pub pod: ObjectName,
+    /// That pod's UID.
+    pub uid: String,
+    /// The identity of its service account.
+    pub identity: Identity,
+}
+
+/// The longest life of a token, from its issue to its end.
+const LONGEST_LIFE: u64 = 3600;
+
+/// How long a checked signature is remembered.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// How many are remembered at once; about 1 KiB each.
+const MOST_REMEMBERED: usize = 4096;
+
+/// A bound token has about 1 KiB.
+const LONGEST_TOKEN: usize = 8 * 1024;
+
+/// Checks tokens against the cluster's key.
+pub struct Reviewer {
+    key: DecodingKey,
+    validation: Validation,
+    trust_domain: TrustDomain,
+    remembered: HashMap<String, (Claims, Instant)>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Claims {
+    sub: String,
+    iat: u64,
+    exp: u64,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Bound,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Bound {
+    namespace: String,
+    serviceaccount: Named,
+    pod: BoundPod,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct BoundPod {
+    name: String,
+    uid: String,
+}
+
+impl Reviewer {
+    /// A reviewer of tokens that `key` (a public key in PEM) signs.
+    pub fn new(key: &[u8], trust_domain: TrustDomain) -> Result<Self, jsonwebtoken::errors::Error> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_audience(&[TOKEN_AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        validation.validate_nbf = true;
+        validation.leeway = 0;
+        Ok(Self { key: DecodingKey::from_ec_pem(key)?, validation, trust_domain, remembered: HashMap::new() })
+    }
+
+    /// Who sends `token`, if it is good and its pod is there.
+    pub fn review(&mut self, token: &str, state: &State, now: (Instant, SystemTime)) -> Result<Caller, Refusal> {
+        let claims = self.claims(token, now)?;
+        let bound = &claims.kubernetes;
+        let account = &bound.serviceaccount.name;
+        if claims.sub != format!("system:serviceaccount:{}:{account}", bound.namespace) {
+            return Err(unauthorized("the token's subject and its service account differ"));
+        }
+        let pod = ObjectName::new(&bound.namespace, &bound.pod.name);
+        check_pod(state, &pod, &bound.pod.uid, account)?;
+        let identity = Identity::new(&self.trust_domain, &bound.namespace, account)
+            .map_err(|error| unauthorized(&format!("the token's names make no identity: {error}")))?;
+        Ok(Caller { pod, uid: bound.pod.uid.clone(), identity })
+    }
+
+    fn claims(&mut self, token: &str, (instant, clock): (Instant, SystemTime)) -> Result<Claims, Refusal> {
+        if token.len() > LONGEST_TOKEN {
+            return Err(unauthorized("the token is longer than 8 KiB"));
+        }
+        let unix = clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some((claims, checked)) = self.remembered.get(token)
+            && instant.saturating_duration_since(*checked) < REMEMBERED
+            && unix < claims.exp
+        {
+            return Ok(claims.clone());
+        }
+        let claims = self.check(token, unix)?;
+        self.remember(token, &claims, instant);
+        Ok(claims)
+    }
+
+    fn check(&self, token: &str, now: u64) -> Result<Claims, Refusal> {
+        let decoded = decode::<Claims>(token, &self.key, &self.validation);
+        let claims = decoded.map_err(|error| unauthorized(&reason(error.kind())))?.claims;
+        match claims.exp.saturating_sub(claims.iat.min(now)) > LONGEST_LIFE {
+            true => Err(unauthorized("the token lives longer than an hour: project it with expirationSeconds 3600")),
+            false => Ok(claims),
+        }
+    }
+
+    fn remember(&mut self, token: &str, claims: &Claims, now: Instant) {
+        if self.remembered.len() >= MOST_REMEMBERED {
+            self.remembered.retain(|_, (_, checked)| now.saturating_duration_since(*checked) < REMEMBERED);
+        }
+        if self.remembered.len() >= MOST_REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.insert(token.to_owned(), (claims.clone(), now));
+    }
+}
+
+/// The pod must be the one that the token was made for, and still running.
+fn check_pod(state: &State, name: &ObjectName, uid: &str, account: &str) -> Result<(), Refusal> {
+    let refused = |reason: &str| Err(Refusal::forbidden(format!("pod {name} {reason}")));
+    let Some(pod) = state.get(Kind::Pod, name).and_then(|entry| entry.pod.as_ref()) else {
+        return refused("is not known (yet)");
+    };
+    match pod {
+        pod if pod.uid != uid => refused("was replaced: the token is of the one before"),
+        pod if pod.service_account != account => refused("has another service account than the token"),
+        pod if pod.finished => refused("has finished"),
+        _ => Ok(()),
+    }
+}
+
+fn unauthorized(message: &str) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, message)
+}
+
+fn reason(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::ExpiredSignature => "the token has expired".to_owned(),
+        ErrorKind::ImmatureSignature => "the token is not valid yet".to_owned(),
+        ErrorKind::InvalidAudience => format!("the token's audience is not {TOKEN_AUDIENCE}"),
+        ErrorKind::InvalidSignature => "the token is not signed by this cluster's key".to_owned(),
+        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => "the token is not signed with ES256".to_owned(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("the token has no claim {claim:?}"),
+        ErrorKind::Json(error) => format!("the token is not that of a service account, bound to a pod: {error}"),
+        _ => "it is not a token".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "review_tests.rs"]
+mod tests;

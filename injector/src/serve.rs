@@ -1,0 +1,119 @@
+//! Accepting connections: TLS, HTTP/1.1 and HTTP/2, and the limits of both.
+//!
+//! Every limit that hyper leaves open or generous is set here. An accept error never ends the loop, and a
+//! fault in one connection ends that connection alone, since each is a task of its own.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::answer::Body;
+
+/// A ClientHello and its answer take two round trips.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A request's head once begun, and the time between requests on HTTP/1.
+const HEAD: Duration = Duration::from_secs(60);
+/// A bound token has 1 KiB; the rest of a head is small.
+const HEAD_BYTES: u32 = 32 * 1024;
+/// One proxy's watches share one connection: six a destination, for some hundred destinations.
+const STREAMS: u32 = 2_000;
+/// A dead peer is found out by PING.
+const PING: Duration = Duration::from_secs(20);
+const PONG: Duration = Duration::from_secs(10);
+/// Bytes waiting for one stream's reader.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Half of the files that a process may commonly open.
+const CONNECTIONS: usize = 8_192;
+/// Out of files or memory: waiting lets connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What answers the requests of a port.
+pub trait Answer: Send + Sync + 'static {
+    /// Answers one request; what goes wrong is an answer, too.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// Listens on `address`. Where there is no IPv6, all of IPv4 stands for all of both.
+pub async fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::new(address, port)).await {
+        Err(error) if address.is_ipv6() && address.is_unspecified() && no_ipv6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        outcome => outcome,
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT has no kind of its own (97 on Linux); without any address it is EADDRNOTAVAIL.
+    error.raw_os_error() == Some(97) || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// Serves `answer` on `listener` for ever, over TLS if there is an acceptor.
+pub async fn serve<A: Answer>(listener: TcpListener, tls: Option<TlsAcceptor>, answer: Arc<A>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (tls, answer) = (tls.clone(), Arc::clone(&answer));
+        tokio::spawn(async move {
+            connection(stream, peer, tls, answer).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connection<A: Answer>(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, answer: Arc<A>) {
+    // Events are small and urgent: waiting for more bytes (Nagle) would delay them.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return http(stream, peer, answer).await };
+    match timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => http(stream, peer, answer).await,
+        Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake: {error}"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+async fn http<A: Answer>(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr, answer: Arc<A>) {
+    let service = service_fn(move |request| {
+        let answer = Arc::clone(&answer);
+        async move { Ok::<_, Infallible>(answer.answer(request).await) }
+    });
+    if let Err(error) = builder().serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%peer, "connection: {error}");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    builder
+}

@@ -1,0 +1,219 @@
+//! A directory of manifests as a set of objects, and what changed in it since the last look.
+//!
+//! A file in which something is broken still gives its good objects, and keeps the last good ones of the
+//! rest: nothing disappears because of a typing error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::complete::complete;
+use super::manifest::{self, Document, Format};
+use crate::object::{Key, Object};
+
+/// An object that appeared or changed, or (`None`) that went.
+pub type Change = (Key, Option<Arc<Object>>);
+
+/// A manifest larger than this is refused: ten thousand Services take a third of it.
+const LARGEST_FILE: u64 = 32 << 20;
+
+/// The directory and what was last read of it.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    files: BTreeMap<PathBuf, File>,
+    objects: BTreeMap<Key, Arc<Object>>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct File {
+    stamp: Stamp,
+    objects: BTreeMap<Key, Arc<Object>>,
+    error: Option<String>,
+    shadowed: Option<String>,
+}
+
+/// What differs between two versions of a file: a writer that renames always brings a new inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// What the directory holds, for people and for the lab.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Each manifest, by path.
+    pub files: Vec<FileReport>,
+    /// Counts the looks that found a file changed, new or gone.
+    pub generation: u64,
+}
+
+/// What one manifest holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    /// The file.
+    pub path: PathBuf,
+    /// The inode whose text was last read: after a rename, it tells which version that was.
+    pub inode: u64,
+    /// How many objects of it are in use, of the kinds that the mesh knows.
+    pub objects: usize,
+    /// What is wrong with it, by document. Its last good objects stay in use.
+    pub error: Option<String>,
+}
+
+impl Directory {
+    /// The directory at `path`, not yet read.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, files: BTreeMap::new(), objects: BTreeMap::new(), generation: 0 }
+    }
+
+    /// Reads what changed, and in any case the files in `touched`. An error leaves everything as it was.
+    pub fn scan(&mut self, touched: &BTreeSet<PathBuf>, now: Timestamp) -> io::Result<Vec<Change>> {
+        let present = manifests(&self.path)?;
+        let before = self.files.len();
+        self.files.retain(|path, _| present.contains_key(path));
+        let mut changed = self.files.len() != before;
+        for (path, stamp) in present {
+            let known = self.files.get(&path).is_some_and(|file| file.stamp == stamp);
+            if !known || touched.contains(&path) {
+                self.refresh(path, stamp, now);
+                changed = true;
+            }
+        }
+        self.generation += u64::from(changed);
+        Ok(self.merge())
+    }
+
+    /// What the directory holds now.
+    pub fn report(&self) -> Report {
+        let files = self.files.iter().map(|(path, file)| FileReport {
+            path: path.clone(),
+            inode: file.stamp.inode,
+            objects: file.objects.len(),
+            error: file.error.clone().or_else(|| file.shadowed.clone()),
+        });
+        Report { files: files.collect(), generation: self.generation }
+    }
+
+    fn refresh(&mut self, path: PathBuf, stamp: Stamp, now: Timestamp) {
+        let previous = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
+        let (mut objects, errors) = match text(&path, stamp) {
+            Ok((text, format)) => self.decode(manifest::read(&text, format), now),
+            Err(error) => (BTreeMap::new(), vec![error.to_string()]),
+        };
+        if !errors.is_empty() {
+            for (key, object) in previous {
+                objects.entry(key).or_insert(object);
+            }
+        }
+        let error = (!errors.is_empty()).then(|| errors.join("; "));
+        if let Some(error) = &error {
+            tracing::warn!(file = %path.display(), "{error}; the last good objects stay");
+        }
+        self.files.insert(path, File { stamp, objects, error, shadowed: None });
+    }
+
+    fn decode(&self, documents: Vec<Document>, now: Timestamp) -> (BTreeMap<Key, Arc<Object>>, Vec<String>) {
+        let (mut objects, mut errors) = (BTreeMap::new(), Vec::new());
+        for (index, document) in documents.into_iter().enumerate() {
+            let outcome = match document {
+                Document::Other => continue,
+                Document::Broken(reason) => Err(reason),
+                Document::Object(key, _) if objects.contains_key(&key) => Err(format!("{key} is in the file twice")),
+                Document::Object(key, value) => self.object(key, value, now),
+            };
+            match outcome {
+                Ok(object) => drop(objects.insert(object.key.clone(), object)),
+                Err(reason) => errors.push(format!("document {index}: {reason}")),
+            }
+        }
+        (objects, errors)
+    }
+
+    /// The object as it was, if it is the same: so that re-reading a file changes nothing.
+    fn object(&self, key: Key, value: Value, now: Timestamp) -> Result<Arc<Object>, String> {
+        let previous = self.objects.get(&key);
+        let value = complete(&key, value, previous.map(Arc::as_ref), now);
+        if let Some(previous) = previous && previous.value == value {
+            return Ok(Arc::clone(previous));
+        }
+        let name = key.to_string();
+        Object::decode(key, value).map(Arc::new).map_err(|error| format!("{name}: {error}"))
+    }
+
+    /// All files' objects as one set; the first file by name wins an object that two of them hold.
+    fn merge(&mut self) -> Vec<Change> {
+        let mut merged: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
+        for file in self.files.values_mut() {
+            file.shadowed = None;
+            for (key, object) in &file.objects {
+                if merged.contains_key(key) {
+                    file.shadowed = Some(format!("{key} is in another file, too, whose name comes first: that one is used"));
+                } else {
+                    merged.insert(key.clone(), Arc::clone(object));
+                }
+            }
+        }
+        let changes = difference(&self.objects, &merged);
+        self.objects = merged;
+        changes
+    }
+}
+
+fn difference(before: &BTreeMap<Key, Arc<Object>>, after: &BTreeMap<Key, Arc<Object>>) -> Vec<Change> {
+    let same = |key: &Key, object| before.get(key).is_some_and(|old| Arc::ptr_eq(old, object));
+    let gone = before.keys().filter(|key| !after.contains_key(key)).map(|key| (key.clone(), None));
+    let new = after.iter().filter(|(key, object)| !same(key, object));
+    gone.chain(new.map(|(key, object)| (key.clone(), Some(Arc::clone(object))))).collect()
+}
+
+fn manifests(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
+    let mut present = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        // A file may go between the listing and the look at it; a link is followed, as in a ConfigMap's mount.
+        if format(&path).is_some() && let Ok(metadata) = fs::metadata(&path) && metadata.is_file() {
+            present.insert(path, stamp(&metadata));
+        }
+    }
+    Ok(present)
+}
+
+fn stamp(metadata: &fs::Metadata) -> Stamp {
+    Stamp { inode: metadata.ino(), size: metadata.len(), changed: (metadata.ctime(), metadata.ctime_nsec()) }
+}
+
+/// Manifests end in .yaml, .yml or .json; names with a leading dot are still being written.
+fn format(path: &Path) -> Option<Format> {
+    if path.file_name()?.as_encoded_bytes().starts_with(b".") {
+        return None;
+    }
+    match path.extension()?.to_str()? {
+        "yaml" | "yml" => Some(Format::Yaml),
+        "json" => Some(Format::Json),
+        _ => None,
+    }
+}
+
+fn text(path: &Path, stamp: Stamp) -> io::Result<(String, Format)> {
+    if stamp.size > LARGEST_FILE {
+        return Err(io::Error::other(format!("it is larger than {} MiB: split it", LARGEST_FILE >> 20)));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?.take(LARGEST_FILE).read_to_string(&mut text)?;
+    Ok((text, format(path).unwrap_or(Format::Yaml)))
+}
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+mod tests;

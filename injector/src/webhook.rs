@@ -1,0 +1,102 @@
+//! Port 15017: the API server asks what is to be done with a new pod (AdmissionReview v1).
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::answer::{Body, Refusal, json_of};
+use crate::control::text;
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::patch::{Config, Decision, decide};
+use crate::serve::Answer;
+
+/// The API server's own limit for a request body.
+const LONGEST_REVIEW: usize = 3 * 1024 * 1024;
+
+/// What port 15017 works with.
+pub struct Webhook {
+    index: Arc<Index>,
+    metrics: Arc<Metrics>,
+    config: Config,
+}
+
+#[derive(Deserialize)]
+struct Review {
+    request: Admission,
+}
+
+#[derive(Deserialize)]
+struct Admission {
+    uid: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    object: Value,
+}
+
+impl Webhook {
+    /// The service.
+    pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config) -> Self {
+        Self { index, metrics, config }
+    }
+
+    async fn inject(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        if request.uri().path() != "/inject" {
+            return Err(Refusal::absent("only /inject is served here"));
+        }
+        if request.method() != Method::POST {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "/inject takes POST only"));
+        }
+        let body = text(request.into_body(), LONGEST_REVIEW).await?;
+        let review: Review = serde_json::from_str(&body)
+            .map_err(|error| Refusal::bad(format!("the body is not an AdmissionReview: {error}")))?;
+        Ok(json_of(StatusCode::OK, &self.review(&review.request)))
+    }
+
+    /// The AdmissionReview that answers `request`.
+    fn review(&self, request: &Admission) -> Value {
+        let (outcome, mut response) = match self.decide(request) {
+            Decision::Patch(operations) => ("patched", patched(&operations)),
+            Decision::Skip(reason) => ("skipped", json!({"allowed": true, "warnings": [format!("heddle: not injected: {reason}")]})),
+            Decision::Deny(reason) => ("denied", denied(&reason)),
+        };
+        self.metrics.injected(outcome);
+        response["uid"] = json!(request.uid);
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+    }
+
+    fn decide(&self, request: &Admission) -> Decision {
+        if request.object["kind"] != "Pod" {
+            return Decision::Skip("it is not a Pod".to_owned());
+        }
+        let pod = match Pod::deserialize(&request.object) {
+            Ok(pod) => pod,
+            Err(error) => return Decision::Deny(format!("the Pod cannot be read: {error}")),
+        };
+        let own = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let namespace = if request.namespace.is_empty() { own } else { &request.namespace };
+        decide(&pod, namespace, self.index.read().namespace(namespace), &self.config)
+    }
+}
+
+impl Answer for Webhook {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.inject(request).await.unwrap_or_else(|refusal| refusal.response())
+    }
+}
+
+fn patched(operations: &[Value]) -> Value {
+    let patch = ByteString(json!(operations).to_string().into_bytes());
+    json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+}
+
+fn denied(reason: &str) -> Value {
+    let message = format!("heddle: {reason}");
+    json!({"allowed": false, "status": {"code": 403, "reason": "Forbidden", "status": "Failure", "message": message}})
+}
