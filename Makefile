@@ -1,0 +1,37 @@
+# Every task of this repository by its name. `make` alone lists them.
+
+LAB := target/release/lab
+
+.PHONY: help setup build demo test fmt lint lab clean
+
+help: ## List the tasks
+	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what the demo and the tests need (Debian, as root)
+	@tests/setup.sh test
+
+build: ## Build the release programs
+	cargo build --release --locked
+
+demo: ## Watch unmodified programs talk through the mesh, without a cluster
+	@tests/setup.sh demo
+	cargo build --release --locked
+	@tests/demo/demo.sh
+
+test: ## Set up and run every check and test
+	@tests/run
+
+fmt: ## Format the sources
+	cargo fmt --all
+
+lint: ## Format check, clippy and the repository's own rules
+	@tests/run fmt clippy policy
+
+lab: build ## Build the lab and say where it is
+	@echo "$(CURDIR)/$(LAB)"
+
+clean: ## End every world of the lab that is still up
+	@for world in $(notdir $(wildcard /run/heddle-lab/*)); do \
+		if [ -x $(LAB) ]; then $(LAB) down --world "$$world"; else echo "world $$world is up; make build, then make clean"; fi; \
+	done
