@@ -1,2 +1,183 @@
-//! x
-fn main() {}
+//! heddle-proxy, the sidecar: captures its pod's traffic, routes it by the Gateway API, and wraps it in mTLS.
+
+mod access;
+mod admin;
+mod body;
+mod config;
+mod control;
+mod discovery;
+mod drain;
+mod failure;
+mod http;
+mod identity;
+mod inbound;
+mod metrics;
+mod net;
+mod outbound;
+mod proxy;
+mod upstream;
+
+use std::{io::IsTerminal as _, net::Ipv4Addr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use mesh::contract::{ADMIN_PORT, HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tracing::{error, info};
+
+use crate::{
+    admin::Probes,
+    config::Config,
+    control::ControlPlane,
+    discovery::Discovery,
+    metrics::Metrics,
+    net::listen::{bind, bind_to, serve},
+    proxy::{CONNECTIONS_MAX, Proxy},
+    upstream::Registry,
+};
+
+/// Connections at once to each of the proxy's own small servers.
+const OWN_CONNECTIONS_MAX: usize = 64;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    log_to_stderr(&config.log);
+    harden();
+    // One worker: a second core costs more per request than it brings (every connection's state stays on one).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(run(config)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("heddle-proxy stops: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let identity = config.identity().context("this pod's namespace and service account make no identity")?;
+    let probes = Arc::new(Probes::parse(&config.app_probes, config.pod_ips.first().copied())?);
+    let listeners = Listeners::bind()?;
+
+    let control = Arc::new(ControlPlane::new(&config)?);
+    let (renewed, credentials) = watch::channel(None);
+    tokio::spawn(identity::keep_renewed(Arc::clone(&control), identity, renewed));
+
+    let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone()));
+    let discovery = Discovery::start(Arc::clone(&config), &control, Arc::clone(&registry));
+    let metrics = Arc::new(Metrics::default());
+    let (drain, draining) = drain::channel();
+    let drain_limit = Duration::from_secs(config.drain_seconds);
+    let proxy = Proxy::new(config, discovery, registry, credentials, metrics, draining);
+
+    tokio::spawn(watch_certificate(Arc::clone(&proxy)));
+    let connections = listeners.serve(&proxy, &probes);
+    info!(version = env!("CARGO_PKG_VERSION"), "heddle-proxy serves");
+
+    terminated().await?;
+    info!("drains: takes what comes, ends what is idle");
+    drain.begin();
+    let idle = timeout(drain_limit, until_idle(&connections)).await.is_ok();
+    info!(idle, "heddle-proxy leaves");
+    Ok(())
+}
+
+/// Waits for the last connection; new ones still come and are served.
+async fn until_idle(connections: &Semaphore) {
+    while connections.available_permits() < CONNECTIONS_MAX {
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+struct Listeners {
+    outbound: TcpListener,
+    inbound: TcpListener,
+    admin: TcpListener,
+    metrics: TcpListener,
+    health: TcpListener,
+}
+
+impl Listeners {
+    fn bind() -> anyhow::Result<Self> {
+        Ok(Self {
+            outbound: bind(OUTBOUND_PORT)?,
+            inbound: bind(INBOUND_PORT)?,
+            admin: bind_to((Ipv4Addr::LOCALHOST, ADMIN_PORT).into())
+                .with_context(|| format!("cannot listen on 127.0.0.1:{ADMIN_PORT}"))?,
+            metrics: bind(METRICS_PORT)?,
+            health: bind(HEALTH_PORT)?,
+        })
+    }
+
+    /// Serves every port; the returned room is whole again when no captured connection is left.
+    fn serve(self, proxy: &Arc<Proxy>, probes: &Arc<Probes>) -> Arc<Semaphore> {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let own = || Arc::new(Semaphore::new(OWN_CONNECTIONS_MAX));
+        let of = || Arc::clone(proxy);
+        let (outbound, inbound, admin, metrics, health) = (of(), of(), of(), of(), of());
+        let probes = Arc::clone(probes);
+        tokio::spawn(serve(self.outbound, Arc::clone(&connections), move |stream, _| {
+            outbound::serve(Arc::clone(&outbound), stream)
+        }));
+        tokio::spawn(serve(self.inbound, Arc::clone(&connections), move |stream, caller| {
+            inbound::serve(Arc::clone(&inbound), stream, caller)
+        }));
+        tokio::spawn(serve(self.admin, own(), move |stream, _| admin::admin(Arc::clone(&admin), stream)));
+        tokio::spawn(serve(self.metrics, own(), move |stream, _| {
+            admin::metrics(Arc::clone(&metrics), stream)
+        }));
+        tokio::spawn(serve(self.health, own(), move |stream, _| {
+            admin::health(Arc::clone(&health), Arc::clone(&probes), stream)
+        }));
+        connections
+    }
+}
+
+/// Notes each renewal where Prometheus finds it.
+async fn watch_certificate(proxy: Arc<Proxy>) {
+    let mut credentials = proxy.credentials.clone();
+    loop {
+        let not_after = credentials.borrow_and_update().as_ref().map(|credentials| credentials.not_after);
+        let since_1970 = not_after.and_then(|end| end.duration_since(std::time::UNIX_EPOCH).ok());
+        proxy
+            .metrics
+            .certificate(since_1970.map_or(0, |end| i64::try_from(end.as_secs()).unwrap_or(i64::MAX)));
+        if credentials.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn terminated() -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+    }
+}
+
+fn log_to_stderr(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// The key must not end in a core dump, and there must be files enough for every connection.
+fn harden() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Neither can fail but on kernels that lack the limit, where there is nothing to set.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

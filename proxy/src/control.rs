@@ -1,0 +1,234 @@
+//! One HTTP/2 connection to the control plane, for signing and for every watch.
+//!
+//! kube's own connector is HTTP/1, one TLS connection per watch; this one multiplexes them all, finds a dead
+//! control plane by PING, and dials anew at the next request.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{
+    Request, Response, StatusCode, Uri,
+    body::{Bytes, Incoming},
+    client::conn::http2::{self, SendRequest},
+    header::{AUTHORIZATION, HeaderValue},
+    http::uri::{Authority, Scheme},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::client::Body;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+use tokio_rustls::TlsConnector;
+use tracing::{debug, info};
+
+use crate::{config::Config, identity::provider};
+
+/// How long a connection to the control plane may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A silent connection is asked for a sign of life this often…
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// …and given up when none comes for this long.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// The largest answer that is read whole: a chain and a bundle.
+const ANSWER_MAX: usize = 1024 * 1024;
+
+/// The control plane as this proxy sees it.
+pub struct ControlPlane {
+    authority: Authority,
+    token_file: PathBuf,
+    bundle_file: PathBuf,
+    connection: Mutex<Option<SendRequest<Body>>>,
+}
+
+/// Why the control plane could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A file that the kubelet should have mounted cannot be used.
+    #[error("cannot use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No connection.
+    #[error("cannot reach the control plane at {authority}")]
+    Connect {
+        /// Where it should be.
+        authority: Authority,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The exchange broke off.
+    #[error("the control plane ended the exchange")]
+    Http(#[from] hyper::Error),
+    /// The answer is too large or broke off.
+    #[error("the control plane's answer cannot be read: {0}")]
+    Body(String),
+    /// It answered, with a refusal.
+    #[error("the control plane refused ({status}): {message}")]
+    Refused {
+        /// The status of the answer.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+    /// The address in the configuration names no host.
+    #[error("HEDDLE_CONTROL must be https://HOST:PORT")]
+    Address,
+}
+
+impl ControlPlane {
+    /// Knows where the control plane is; dials at the first request.
+    ///
+    /// # Errors
+    /// When the configured address names no host.
+    pub fn new(config: &Config) -> Result<Self, ControlError> {
+        let authority = config.control.authority().cloned().ok_or(ControlError::Address)?;
+        Ok(Self {
+            authority,
+            token_file: config.token_file.clone(),
+            bundle_file: config.bundle_file.clone(),
+            connection: Mutex::default(),
+        })
+    }
+
+    /// A Kubernetes client whose requests all go over this connection.
+    pub fn kube(self: &Arc<Self>, namespace: &str) -> kube::Client {
+        let control = Arc::clone(self);
+        let service = tower::service_fn(move |request| {
+            let control = Arc::clone(&control);
+            async move { control.send(request).await }
+        });
+        kube::Client::new(service, namespace)
+    }
+
+    /// Sends bytes, and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] for every status but success.
+    pub async fn post(&self, path: &'static str, body: Vec<u8>) -> Result<Bytes, ControlError> {
+        let mut request = Request::post(Uri::from_static(path));
+        if let Some(headers) = request.headers_mut() {
+            headers.insert("content-type", HeaderValue::from_static("application/pem-certificate-chain"));
+        }
+        let request = request.body(Body::from(body)).map_err(|e| ControlError::Body(e.to_string()))?;
+        let response = self.send(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+        let body = body.map_err(|e| ControlError::Body(e.to_string()))?.to_bytes();
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(ControlError::Refused { status, message: message(&body) })
+        }
+    }
+
+    /// Sends one request with this pod's token, read anew, over the one connection.
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ControlError> {
+        let token = read(&self.token_file).await?;
+        let bearer = [b"Bearer ", token.trim_ascii()].concat();
+        let mut bearer = HeaderValue::try_from(bearer).map_err(|e| self.token_error(io::Error::other(e)))?;
+        bearer.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        *request.uri_mut() = self.absolute(request.uri());
+        let mut connection = self.connection().await?;
+        Ok(connection.send_request(request).await?)
+    }
+
+    fn absolute(&self, uri: &Uri) -> Uri {
+        let mut parts = uri.clone().into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query.get_or_insert_with(|| hyper::http::uri::PathAndQuery::from_static("/"));
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    async fn connection(&self) -> Result<SendRequest<Body>, ControlError> {
+        let mut connection = self.connection.lock().await;
+        match connection.as_ref() {
+            Some(open) if !open.is_closed() => return Ok(open.clone()),
+            _ => *connection = None,
+        }
+        let fresh = self.connect().await?;
+        Ok(connection.insert(fresh).clone())
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>, ControlError> {
+        let tls = self.tls_config().await?;
+        let connect_error = |source| ControlError::Connect { authority: self.authority.clone(), source };
+        let stream = timeout(CONNECT_TIMEOUT, self.dial(tls))
+            .await
+            .map_err(|_| connect_error(io::ErrorKind::TimedOut.into()))?
+            .map_err(connect_error)?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        info!(control = %self.authority, "connected to the control plane");
+        tokio::spawn(async move {
+            let ended = connection.await;
+            debug!(?ended, "the connection to the control plane ended");
+        });
+        Ok(sender)
+    }
+
+    async fn dial(&self, tls: ClientConfig) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let port = self.authority.port_u16().unwrap_or(mesh::contract::CONTROL_PORT);
+        let host = self.authority.host().trim_matches(['[', ']']).to_owned();
+        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        crate::net::socket::tune(&stream);
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        TlsConnector::from(Arc::new(tls)).connect(name, stream).await
+    }
+
+    async fn tls_config(&self) -> Result<ClientConfig, ControlError> {
+        let pem = read(&self.bundle_file).await?;
+        let roots =
+            roots(&pem).map_err(|source| ControlError::File { path: self.bundle_file.clone(), source })?;
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| ControlError::Connect {
+                authority: self.authority.clone(),
+                source: io::Error::other(e),
+            })?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    fn token_error(&self, source: io::Error) -> ControlError {
+        ControlError::File { path: self.token_file.clone(), source }
+    }
+}
+
+/// The trust anchors of a PEM bundle.
+///
+/// # Errors
+/// When the text holds a broken certificate, or none.
+pub fn roots(pem: &[u8]) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    if roots.is_empty() { Err(io::Error::other("the bundle holds no certificate")) } else { Ok(roots) }
+}
+
+async fn read(path: &PathBuf) -> Result<Vec<u8>, ControlError> {
+    tokio::fs::read(path).await.map_err(|source| ControlError::File { path: path.clone(), source })
+}
+
+/// The words of a Kubernetes `Status`, or the body as it is.
+fn message(body: &[u8]) -> String {
+    let status: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let words = status.as_ref().and_then(|status| status["message"].as_str());
+    words.map_or_else(|| String::from_utf8_lossy(body).chars().take(300).collect(), str::to_owned)
+}

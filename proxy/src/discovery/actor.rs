@@ -1,0 +1,492 @@
+//! The one task that keeps the watches and publishes what follows from them.
+//!
+//! Each batch of changes is taken in first; then every destination that depends on a changed watch is worked out
+//! from scratch. A table is published only when all that it needs has arrived, so that a route never sends
+//! traffic to a backend whose endpoints are still on their way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::{Api, Client, api::ListParams};
+use mesh::{
+    endpoints,
+    names::{ObjectName, ServiceName},
+    pod::PodFacts,
+    resolve,
+    route::{Action, BackendKey, Governing, PortTable, RouteKind, Split},
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, interval, sleep},
+};
+use tracing::{debug, info};
+
+use super::{
+    Ask, Destination, Entry, Known, QUEUE,
+    live::{LivePod, LiveService, Table},
+    store::Store,
+    watch::{self, Change, WatchKey},
+};
+use crate::{
+    config::Config,
+    upstream::{Backend, Endpoint, Registry},
+};
+
+/// A destination that nobody used for this long is dropped.
+const UNUSED: Duration = Duration::from_secs(600);
+/// How often that is looked at.
+const SWEEP: Duration = Duration::from_secs(30);
+/// The most destinations kept; past it the least recently used go first.
+const DESTINATIONS_MAX: usize = 1024;
+/// How long "there is nothing" is believed.
+const NOTHING_FOR: Duration = Duration::from_secs(1);
+/// The pause before a failed lookup is tried again while somebody waits for it.
+const LOOKUP_RETRY: Duration = Duration::from_millis(200);
+
+/// The kinds whose routes can govern a Service.
+const KINDS: [RouteKind; 4] = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp];
+
+pub(super) struct Actor {
+    config: Arc<Config>,
+    client: Client,
+    registry: Arc<Registry>,
+    known: Arc<Known>,
+    store: Store,
+    services: BTreeMap<ServiceName, ServiceEntry>,
+    pods: BTreeMap<IpAddr, PodEntry>,
+    backends: HashMap<BackendKey, Arc<Backend>>,
+    waiting: HashMap<IpAddr, Vec<oneshot::Sender<Destination>>>,
+    changes: mpsc::Sender<(WatchKey, Change)>,
+    changed: Option<mpsc::Receiver<(WatchKey, Change)>>,
+    found: mpsc::Sender<(IpAddr, Found)>,
+    looked_up: Option<mpsc::Receiver<(IpAddr, Found)>>,
+}
+
+/// A Service in use.
+#[derive(Default)]
+struct ServiceEntry {
+    /// What connections hold; none until everything that the table needs has arrived once.
+    live: Option<Arc<LiveService>>,
+    addresses: Vec<IpAddr>,
+    needs: BTreeSet<WatchKey>,
+}
+
+struct PodEntry {
+    live: Arc<LivePod>,
+    key: WatchKey,
+}
+
+/// What a lookup by address came to.
+enum Found {
+    Service(ServiceName),
+    Pod,
+    Nothing,
+    Error(kube::Error),
+}
+
+impl Actor {
+    pub(super) fn new(
+        config: Arc<Config>,
+        client: Client,
+        registry: Arc<Registry>,
+        known: Arc<Known>,
+    ) -> Self {
+        let (changes, changed) = mpsc::channel(QUEUE);
+        let (found, looked_up) = mpsc::channel(QUEUE);
+        Self {
+            config,
+            client,
+            registry,
+            known,
+            store: Store::default(),
+            services: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            backends: HashMap::new(),
+            waiting: HashMap::new(),
+            changes,
+            changed: Some(changed),
+            found,
+            looked_up: Some(looked_up),
+        }
+    }
+
+    /// Runs until every handle is gone.
+    pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Ask>) {
+        let (Some(mut changed), Some(mut looked_up)) = (self.changed.take(), self.looked_up.take()) else {
+            return;
+        };
+        let mut sweep = interval(SWEEP);
+        loop {
+            tokio::select! {
+                ask = asked.recv() => match ask {
+                    Some(Ask::Find(ip, answer)) => self.find(ip, answer),
+                    Some(Ask::Table(answer)) => drop(answer.send(self.table())),
+                    None => return,
+                },
+                Some((ip, found)) = looked_up.recv() => self.take_found(ip, found),
+                Some(change) = changed.recv() => self.take_changes(change, &mut changed),
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    fn find(&mut self, ip: IpAddr, answer: oneshot::Sender<Destination>) {
+        if let Some(destination) = self.known.get(ip) {
+            return drop(answer.send(destination));
+        }
+        let waiting = self.waiting.entry(ip).or_default();
+        let first = waiting.is_empty();
+        waiting.retain(|answer| !answer.is_closed());
+        waiting.push(answer);
+        if first {
+            self.look_up(ip, Duration::ZERO);
+        }
+    }
+
+    fn look_up(&self, ip: IpAddr, pause: Duration) {
+        let (client, found) = (self.client.clone(), self.found.clone());
+        tokio::spawn(async move {
+            sleep(pause).await;
+            let what = look_up(client, ip).await.unwrap_or_else(Found::Error);
+            // The receiver is gone only when the program ends.
+            let _ = found.send((ip, what)).await;
+        });
+    }
+
+    fn take_found(&mut self, ip: IpAddr, found: Found) {
+        match found {
+            Found::Service(name) => {
+                self.services.entry(name.clone()).or_default();
+                self.refresh_service(&name);
+                // Its Service object may name other addresses by now; then the question is asked anew.
+                if self.services.get(&name).is_some_and(|e| e.live.is_some() && !e.addresses.contains(&ip)) {
+                    self.answer(ip, &Destination::Elsewhere);
+                }
+            }
+            Found::Pod => {
+                let key = WatchKey::PodAt(ip);
+                self.open(&key);
+                self.pods
+                    .entry(ip)
+                    .or_insert_with(|| PodEntry { live: Arc::new(LivePod::new(ip, None)), key });
+                self.refresh_pod(ip);
+            }
+            Found::Nothing => {
+                self.known
+                    .change(|known| drop(known.insert(ip, Entry::Nothing(Instant::now() + NOTHING_FOR))));
+                self.answer(ip, &Destination::Elsewhere);
+            }
+            Found::Error(error) => self.retry_lookup(ip, &error),
+        }
+    }
+
+    /// Asks again while somebody waits; each waits only so long, by its own clock.
+    fn retry_lookup(&mut self, ip: IpAddr, error: &kube::Error) {
+        debug!(%ip, %error, "cannot look an address up");
+        let waiting = self.waiting.entry(ip).or_default();
+        waiting.retain(|answer| !answer.is_closed());
+        if waiting.is_empty() {
+            self.waiting.remove(&ip);
+        } else {
+            self.look_up(ip, LOOKUP_RETRY);
+        }
+    }
+
+    /// Takes a change and all that have queued behind it, then works out what they touch, once.
+    fn take_changes(
+        &mut self,
+        (key, change): (WatchKey, Change),
+        more: &mut mpsc::Receiver<(WatchKey, Change)>,
+    ) {
+        let mut touched = BTreeSet::new();
+        if self.store.take(&key, change) {
+            touched.insert(key);
+        }
+        while let Ok((key, change)) = more.try_recv() {
+            if self.store.take(&key, change) {
+                touched.insert(key);
+            }
+        }
+        let services: Vec<_> = self.services.iter().filter(|(_, e)| !e.needs.is_disjoint(&touched)).collect();
+        let services: Vec<_> = services.into_iter().map(|(name, _)| name.clone()).collect();
+        services.iter().for_each(|name| self.refresh_service(name));
+        let pods: Vec<_> =
+            self.pods.iter().filter(|(_, e)| touched.contains(&e.key)).map(|(ip, _)| *ip).collect();
+        pods.into_iter().for_each(|ip| self.refresh_pod(ip));
+    }
+
+    /// Works a Service's table out from scratch, and publishes it if all that it needs is here.
+    fn refresh_service(&mut self, name: &ServiceName) {
+        let mut needs = self.base_needs(name);
+        needs.iter().for_each(|key| self.open(key));
+        if needs.iter().all(|key| self.store.is_synced(key)) {
+            let Some(service) = self.store.service(name) else { return self.remove_service(name) };
+            let addresses = addresses(service);
+            let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
+            for backend in &routes.backends {
+                needs.extend(backend_needs(&backend.service));
+            }
+            needs.iter().for_each(|key| self.open(key));
+            let unknown: Vec<_> = routes.backends.iter().flat_map(|key| self.unknown_pods(key)).collect();
+            unknown.iter().for_each(|key| self.open(key));
+            needs.extend(unknown);
+            if needs.iter().all(|key| self.store.is_synced(key)) {
+                let backends = routes.backends.iter().map(|key| self.backend(key)).collect();
+                self.publish(name, Table { routes, backends }, addresses);
+            }
+        }
+        if let Some(entry) = self.services.get_mut(name) {
+            entry.needs = needs;
+        }
+    }
+
+    /// The watches that every table starts from: the Service, and the routes of producers and of this consumer.
+    fn base_needs(&self, name: &ServiceName) -> BTreeSet<WatchKey> {
+        let namespaces = BTreeSet::from([name.namespace.to_string(), self.config.pod_namespace.clone()]);
+        let routes =
+            namespaces.into_iter().flat_map(|ns| KINDS.map(|kind| WatchKey::Routes(kind, ns.clone())));
+        routes.chain([WatchKey::Service(name.clone())]).collect()
+    }
+
+    /// Addresses of the cluster whose pod is not known yet: they are asked for one by one, so that a meshed pod
+    /// is never dialled in plaintext only because two watches arrived in the wrong order.
+    fn unknown_pods(&self, key: &BackendKey) -> Vec<WatchKey> {
+        let facts = self.facts_of(&key.service);
+        let known = |ip: &IpAddr| facts.contains_key(ip) || !self.config.in_cluster(*ip);
+        let ips = self.endpoints_of(key).into_iter().map(|endpoint| endpoint.addr.ip());
+        ips.filter(|ip| !known(ip)).map(WatchKey::PodAt).collect()
+    }
+
+    fn endpoints_of(&self, key: &BackendKey) -> Vec<endpoints::Endpoint> {
+        let service = self.store.service(&key.service);
+        service.map_or_else(Vec::new, |s| endpoints::endpoints(s, key.port, self.store.slices(&key.service)))
+    }
+
+    fn facts_of(&self, service: &ServiceName) -> HashMap<IpAddr, &PodFacts> {
+        let key = WatchKey::PodsOf(service.clone());
+        let pods = self.store.pods(&key).filter(|pod| !pod.finished);
+        pods.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod))).collect()
+    }
+
+    /// A backend with its present endpoints; the same object as before, so that running requests stay counted.
+    fn backend(&mut self, key: &BackendKey) -> Arc<Backend> {
+        let endpoints: Vec<Arc<Endpoint>> = {
+            let facts = self.facts_of(&key.service);
+            let facts_at = |ip: IpAddr| {
+                facts
+                    .get(&ip)
+                    .copied()
+                    .or_else(|| self.store.pods(&WatchKey::PodAt(ip)).find(|pod| !pod.finished))
+            };
+            let ready = self.endpoints_of(key).into_iter();
+            ready
+                .map(|endpoint| self.registry.endpoint(endpoint.addr, facts_at(endpoint.addr.ip())))
+                .collect()
+        };
+        let backend = self.backends.entry(key.clone()).or_insert_with(|| Arc::new(Backend::new(key.clone())));
+        backend.set_endpoints(endpoints);
+        Arc::clone(backend)
+    }
+
+    fn publish(&mut self, name: &ServiceName, table: Table, addresses: Vec<IpAddr>) {
+        let Some(entry) = self.services.get_mut(name) else { return };
+        let live = match &entry.live {
+            Some(live) => {
+                live.publish(table);
+                Arc::clone(live)
+            }
+            None => {
+                info!(service = %name, "routes a service");
+                Arc::clone(entry.live.insert(Arc::new(LiveService::new(table))))
+            }
+        };
+        let old = std::mem::replace(&mut entry.addresses, addresses.clone());
+        self.known.change(|known| {
+            old.iter().for_each(|ip| drop(known.remove(ip)));
+            let found =
+                addresses.iter().map(|ip| (*ip, Entry::Found(Destination::Service(Arc::clone(&live)))));
+            known.extend(found);
+        });
+        for ip in addresses {
+            self.answer(ip, &Destination::Service(Arc::clone(&live)));
+        }
+    }
+
+    fn remove_service(&mut self, name: &ServiceName) {
+        info!(service = %name, "a service is gone");
+        let Some(entry) = self.services.remove(name) else { return };
+        self.known.change(|known| entry.addresses.iter().for_each(|ip| drop(known.remove(ip))));
+        let waiting: Vec<_> = self.waiting.keys().copied().filter(|ip| !self.pods.contains_key(ip)).collect();
+        waiting.into_iter().for_each(|ip| self.look_up(ip, LOOKUP_RETRY));
+    }
+
+    fn refresh_pod(&mut self, ip: IpAddr) {
+        let Some(entry) = self.pods.get(&ip) else { return };
+        if !self.store.is_synced(&entry.key) {
+            return;
+        }
+        let facts = self.store.pods(&entry.key).find(|pod| !pod.finished).cloned();
+        let live = Arc::clone(&entry.live);
+        let gone = facts.is_none();
+        live.publish(facts);
+        if gone {
+            self.pods.remove(&ip);
+            self.known.change(|known| drop(known.remove(&ip)));
+            return self.answer(ip, &Destination::Elsewhere);
+        }
+        self.known.change(|known| drop(known.insert(ip, Entry::Found(Destination::Pod(Arc::clone(&live))))));
+        self.answer(ip, &Destination::Pod(live));
+    }
+
+    fn answer(&mut self, ip: IpAddr, destination: &Destination) {
+        for waiting in self.waiting.remove(&ip).unwrap_or_default() {
+            // Who no longer waits has its own answer.
+            let _ = waiting.send(destination.clone());
+        }
+    }
+
+    fn open(&mut self, key: &WatchKey) {
+        let (client, changes) = (&self.client, &self.changes);
+        self.store.ensure(key, |key| watch::start(key, client.clone(), changes.clone()));
+    }
+
+    /// Drops what nobody uses, the watches behind it, and answers that are out of date.
+    fn sweep(&mut self) {
+        let mut used: Vec<_> =
+            self.services.values().filter_map(|e| Some(e.live.as_ref()?.unused_for())).collect();
+        used.extend(self.pods.values().map(|entry| entry.live.unused_for()));
+        used.sort_unstable();
+        let limit = used.get(DESTINATIONS_MAX).copied().unwrap_or(UNUSED).min(UNUSED);
+        let idle = |holders: usize, unused: Duration| holders <= 2 && unused >= limit;
+        let mut dropped = Vec::new();
+        self.services.retain(|_, entry| {
+            let keep = entry
+                .live
+                .as_ref()
+                .is_none_or(|live| !idle(holders(live, entry.addresses.len()), live.unused_for()));
+            if !keep {
+                dropped.append(&mut entry.addresses);
+            }
+            keep
+        });
+        self.pods.retain(|ip, entry| {
+            let keep = !idle(Arc::strong_count(&entry.live), entry.live.unused_for());
+            if !keep {
+                dropped.push(*ip);
+            }
+            keep
+        });
+        self.known.change(|known| {
+            dropped.iter().for_each(|ip| drop(known.remove(ip)));
+            known.retain(|_, entry| !matches!(entry, Entry::Nothing(until) if *until < Instant::now()));
+        });
+        self.drop_unneeded();
+    }
+
+    fn drop_unneeded(&mut self) {
+        let mut needed: BTreeSet<_> =
+            self.services.values().flat_map(|entry| entry.needs.iter().cloned()).collect();
+        needed.extend(self.pods.values().map(|entry| entry.key.clone()));
+        self.store.retain(&needed);
+        self.backends.retain(|_, backend| Arc::strong_count(backend) > 1);
+        self.registry.sweep();
+    }
+
+    fn table(&self) -> Value {
+        json!({
+            "objects": self.store.seen().values().map(|seen| seen.to_json()).collect::<Vec<_>>(),
+            "services": self.services.iter().filter_map(|(name, entry)| entry.to_json(name)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl ServiceEntry {
+    fn to_json(&self, name: &ObjectName) -> Option<Value> {
+        let table = self.live.as_ref()?.table();
+        let backend = |key: &BackendKey, backend: &Arc<Backend>| json!({ "service": key.service.to_string(), "port": key.port, "endpoints": backend.to_json() });
+        let ports = table.routes.ports.iter().map(|(number, port)| {
+            let used = backends_of(port);
+            let all = table.routes.backends.iter().zip(&table.backends).enumerate();
+            let backends: Vec<_> =
+                all.filter(|(i, _)| used.contains(i)).map(|(_, (k, b))| backend(k, b)).collect();
+            json!({
+                "port": number,
+                "governing": port.governing.kind().map_or("default", RouteKind::as_str),
+                "routes": port.governing.routes().iter().map(|r| r.name.to_string()).collect::<Vec<_>>(),
+                "backends": backends,
+            })
+        });
+        Some(json!({
+            "namespace": &*name.namespace,
+            "name": &*name.name,
+            "addresses": self.addresses,
+            "ports": ports.collect::<Vec<_>>(),
+        }))
+    }
+}
+
+/// The backends that a port's traffic can go to.
+fn backends_of(port: &PortTable) -> BTreeSet<usize> {
+    let targets = |split: &Split| split.backends().iter().filter_map(|b| b.target.ok()).collect::<Vec<_>>();
+    match &port.governing {
+        Governing::Default | Governing::Refused { .. } => BTreeSet::from([port.default]),
+        Governing::Tcp { table } | Governing::Tls { table } => {
+            table.split().into_iter().flat_map(targets).collect()
+        }
+        Governing::Http { table, .. } => {
+            let splits = table.rules().iter().filter_map(|rule| match &rule.action {
+                Action::Forward(split) => Some(split),
+                Action::Redirect(_) | Action::Fail(_) => None,
+            });
+            splits.flat_map(targets).collect()
+        }
+    }
+}
+
+/// Holders beside the table of known addresses, which holds a Service once for each.
+fn holders(live: &Arc<LiveService>, addresses: usize) -> usize {
+    Arc::strong_count(live).saturating_sub(addresses) + 1
+}
+
+fn backend_needs(service: &ServiceName) -> [WatchKey; 3] {
+    [WatchKey::Service(service.clone()), WatchKey::Slices(service.clone()), WatchKey::PodsOf(service.clone())]
+}
+
+/// Every address at which a Service is reached: cluster, external and load-balancer ones, of both families.
+fn addresses(service: &k8s_openapi::api::core::v1::Service) -> Vec<IpAddr> {
+    let spec = service.spec.as_ref();
+    let cluster = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+    let first = spec.and_then(|spec| spec.cluster_ip.as_ref()).into_iter();
+    let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress =
+        balancer.and_then(|lb| lb.ingress.as_ref()).into_iter().flatten().filter_map(|i| i.ip.as_ref());
+    let mut all: Vec<_> =
+        cluster.chain(first).chain(external).chain(ingress).filter_map(|ip| ip.parse().ok()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+async fn look_up(client: Client, ip: IpAddr) -> Result<Found, kube::Error> {
+    use k8s_openapi::api::core::v1::{Pod, Service};
+    let services: Api<Service> = Api::all(client.clone());
+    let pods: Api<Pod> = Api::all(client);
+    let (by_cluster_ip, by_pod_ip) = (format!("spec.clusterIPs={ip}"), format!("status.podIPs={ip}"));
+    let (service, pod) =
+        (ListParams::default().fields(&by_cluster_ip), ListParams::default().fields(&by_pod_ip));
+    let (services, pods) = tokio::try_join!(services.list(&service), pods.list(&pod))?;
+    Ok(match (services.items.first(), pods.items.is_empty()) {
+        (Some(service), _) => Found::Service(ObjectName::new(
+            service.metadata.namespace.as_deref().unwrap_or_default(),
+            service.metadata.name.as_deref().unwrap_or_default(),
+        )),
+        (None, false) => Found::Pod,
+        (None, true) => Found::Nothing,
+    })
+}

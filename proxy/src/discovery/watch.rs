@@ -1,0 +1,314 @@
+//! One watch: a task that turns Kubernetes' watch protocol into values of the mesh.
+//!
+//! kube's watcher lists, follows, resumes and lists anew by itself; an error only makes it wait a little. An
+//! object that does not decode is reported by name and taken for absent; the others go on.
+
+use std::{fmt::Debug, net::IpAddr, pin::pin, time::Duration};
+
+use futures_util::StreamExt as _;
+use gateway_api::apis::experimental::{
+    grpcroutes::GrpcRoute, httproutes::HttpRoute, tcproutes::TcpRoute, tlsroutes::TlsRoute,
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    serde::de::DeserializeOwned,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::watcher::{self, Event, watcher},
+};
+use mesh::{
+    names::{ObjectName, ServiceName},
+    pod::PodFacts,
+    route::{Route, RouteKind},
+};
+use serde_json::Value;
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+    time::sleep,
+};
+use tracing::{debug, warn};
+
+/// The first wait after a watch's error; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What one watch covers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WatchKey {
+    /// One Service.
+    Service(ServiceName),
+    /// The EndpointSlices of one Service.
+    Slices(ServiceName),
+    /// The pods at the addresses of one Service's endpoints.
+    PodsOf(ServiceName),
+    /// The pod that has an address.
+    PodAt(IpAddr),
+    /// The routes of one kind in one namespace.
+    Routes(RouteKind, String),
+}
+
+/// An object, reduced to what the mesh makes of it.
+#[derive(Debug, Clone)]
+pub enum Object {
+    /// A Service.
+    Service(Box<Service>),
+    /// A part of a Service's endpoints.
+    Slice(Box<EndpointSlice>),
+    /// A pod.
+    Pod(Box<PodFacts>),
+    /// A route of any kind.
+    Route(Box<Route>),
+}
+
+/// An object as it was seen.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Kind, as people write it.
+    pub kind: &'static str,
+    /// Name.
+    pub name: ObjectName,
+    /// Version, as the control plane counts.
+    pub resource_version: String,
+    /// Contents; `None` when they could not be read.
+    pub object: Option<Object>,
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub enum Change {
+    /// The whole set begins anew; the old one counts until [`Change::Synced`].
+    Restarted,
+    /// One object of the new set.
+    Initial(Seen),
+    /// The new set is whole.
+    Synced,
+    /// An object is new or has changed.
+    Applied(Seen),
+    /// An object is gone.
+    Deleted(ObjectName),
+}
+
+/// A running watch; dropping it ends it.
+#[derive(Debug)]
+pub struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts a watch whose changes go to `changes`, each with the watch's key.
+pub fn start(key: &WatchKey, client: Client, changes: mpsc::Sender<(WatchKey, Change)>) -> Watch {
+    let task = match key {
+        WatchKey::Service(name) => {
+            let selector = format!("metadata.name={}", name.name);
+            spawn(
+                key,
+                namespaced::<Service>(client, name),
+                watcher::Config::default().fields(&selector),
+                changes,
+            )
+        }
+        WatchKey::Slices(name) => {
+            let selector = format!("kubernetes.io/service-name={}", name.name);
+            spawn(
+                key,
+                namespaced::<EndpointSlice>(client, name),
+                watcher::Config::default().labels(&selector),
+                changes,
+            )
+        }
+        WatchKey::PodsOf(name) => {
+            let selector = format!("heddle.dev/service={name}");
+            spawn(
+                key,
+                Api::<DeserializeGuard<Pod>>::all(client),
+                watcher::Config::default().fields(&selector),
+                changes,
+            )
+        }
+        WatchKey::PodAt(ip) => {
+            let selector = format!("status.podIPs={ip}");
+            spawn(
+                key,
+                Api::<DeserializeGuard<Pod>>::all(client),
+                watcher::Config::default().fields(&selector),
+                changes,
+            )
+        }
+        WatchKey::Routes(kind, namespace) => match kind {
+            RouteKind::Grpc => spawn_routes::<GrpcRoute>(key, client, namespace, changes),
+            RouteKind::Http => spawn_routes::<HttpRoute>(key, client, namespace, changes),
+            RouteKind::Tls => spawn_routes::<TlsRoute>(key, client, namespace, changes),
+            RouteKind::Tcp | RouteKind::Udp => spawn_routes::<TcpRoute>(key, client, namespace, changes),
+        },
+    };
+    Watch(task.abort_handle())
+}
+
+type Guarded<K> = Api<DeserializeGuard<K>>;
+
+fn namespaced<K>(client: Client, name: &ServiceName) -> Guarded<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    Api::namespaced(client, &name.namespace)
+}
+
+fn spawn_routes<K>(
+    key: &WatchKey,
+    client: Client,
+    namespace: &str,
+    changes: mpsc::Sender<(WatchKey, Change)>,
+) -> JoinHandle<()>
+where
+    K: Watched + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    spawn(key, Guarded::<K>::namespaced(client, namespace), watcher::Config::default(), changes)
+}
+
+fn spawn<K: Watched>(
+    key: &WatchKey,
+    api: Guarded<K>,
+    config: watcher::Config,
+    changes: mpsc::Sender<(WatchKey, Change)>,
+) -> JoinHandle<()> {
+    tokio::spawn(follow(key.clone(), api, config.streaming_lists(), changes))
+}
+
+async fn follow<K: Watched>(
+    key: WatchKey,
+    api: Guarded<K>,
+    config: watcher::Config,
+    changes: mpsc::Sender<(WatchKey, Change)>,
+) {
+    let mut events = pin!(watcher(api, config));
+    let mut retry = RETRY_MIN;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                retry = RETRY_MIN;
+                if changes.send((key.clone(), change(event))).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                debug!(?key, %error, "a watch broke off");
+                sleep(retry.mul_f64(0.5 + fastrand::f64())).await;
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+fn change<K: Watched>(event: Event<DeserializeGuard<K>>) -> Change {
+    match event {
+        Event::Init => Change::Restarted,
+        Event::InitApply(object) => Change::Initial(seen(object)),
+        Event::InitDone => Change::Synced,
+        Event::Apply(object) => Change::Applied(seen(object)),
+        Event::Delete(object) => Change::Deleted(object_name(&object)),
+    }
+}
+
+fn seen<K: Watched>(guard: DeserializeGuard<K>) -> Seen {
+    let name = object_name(&guard);
+    let resource_version = guard.resource_version().unwrap_or_default();
+    let object = match guard.0 {
+        Ok(object) => object.read(),
+        Err(error) => {
+            warn!(kind = K::KIND, %name, %error, "an object cannot be read and is taken for absent");
+            None
+        }
+    };
+    Seen { kind: K::KIND, name, resource_version, object }
+}
+
+fn object_name<K: Watched>(object: &DeserializeGuard<K>) -> ObjectName {
+    ObjectName::new(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+/// A typed object that the proxy watches.
+pub trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static {
+    /// Its kind, as people write it.
+    const KIND: &'static str;
+
+    /// What the mesh makes of it; `None` when it holds too little.
+    fn read(self) -> Option<Object>;
+}
+
+impl Watched for Service {
+    const KIND: &'static str = "Service";
+
+    fn read(self) -> Option<Object> {
+        Some(Object::Service(Box::new(self)))
+    }
+}
+
+impl Watched for EndpointSlice {
+    const KIND: &'static str = "EndpointSlice";
+
+    fn read(self) -> Option<Object> {
+        Some(Object::Slice(Box::new(self)))
+    }
+}
+
+impl Watched for Pod {
+    const KIND: &'static str = "Pod";
+
+    fn read(self) -> Option<Object> {
+        PodFacts::from_reduced(&self).map(|facts| Object::Pod(Box::new(facts)))
+    }
+}
+
+impl Watched for HttpRoute {
+    const KIND: &'static str = "HTTPRoute";
+
+    fn read(self) -> Option<Object> {
+        Some(Object::Route(Box::new(Route::from_http(&self))))
+    }
+}
+
+impl Watched for GrpcRoute {
+    const KIND: &'static str = "GRPCRoute";
+
+    fn read(self) -> Option<Object> {
+        Some(Object::Route(Box::new(Route::from_grpc(&self))))
+    }
+}
+
+impl Watched for TcpRoute {
+    const KIND: &'static str = "TCPRoute";
+
+    fn read(self) -> Option<Object> {
+        Some(Object::Route(Box::new(Route::from_tcp(&self))))
+    }
+}
+
+impl Watched for TlsRoute {
+    const KIND: &'static str = "TLSRoute";
+
+    fn read(self) -> Option<Object> {
+        Some(Object::Route(Box::new(Route::from_tls(&self))))
+    }
+}
+
+impl Seen {
+    /// The line of the admin port's table.
+    pub fn to_json(&self) -> Value {
+        serde_json::json!({
+            "kind": self.kind,
+            "namespace": &*self.name.namespace,
+            "name": &*self.name.name,
+            "resourceVersion": self.resource_version,
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! Why the proxy itself ended a request or a connection.
+//!
+//! One enum feeds the response (`Proxy-Status`, RFC 9209), the log and the metrics, so that the three agree.
+
+use std::{fmt::Write as _, io};
+
+use hyper::{
+    StatusCode,
+    header::{HeaderName, HeaderValue},
+};
+
+/// The response header of RFC 9209.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// A failure that the mesh answers by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The routing table's own answer: no rule, no valid backend, a refused route.
+    #[error("{0}")]
+    Route(mesh::route::Failure),
+    /// The backend has no endpoint that may be dialled.
+    #[error("port {} of service {} has no ready endpoint", .0.port, .0.service)]
+    NoEndpoint(mesh::route::BackendKey),
+    /// Every endpoint that was tried could not be connected to.
+    #[error("cannot connect to {endpoint}")]
+    Connect {
+        /// The last endpoint that was tried.
+        endpoint: std::net::SocketAddr,
+        /// What the last try met.
+        #[source]
+        source: ConnectError,
+    },
+    /// The connection to the endpoint ended before a whole response came.
+    #[error("the endpoint ended the exchange early")]
+    Exchange(#[source] hyper::Error),
+    /// The request is one that no proxy may pass on.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// The proxy carries as much as it is allowed to.
+    #[error("too many requests in flight")]
+    Overloaded,
+}
+
+impl From<mesh::route::Failure> for Failure {
+    fn from(failure: mesh::route::Failure) -> Self {
+        Self::Route(failure)
+    }
+}
+
+/// Why an endpoint could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kernel said no.
+    #[error("connection failed")]
+    Io(#[source] io::Error),
+    /// No answer in time.
+    #[error("no answer within {0} s")]
+    Timeout(u64),
+    /// The peer is not who discovery says it is, or does not speak mesh TLS.
+    #[error("mesh TLS failed")]
+    Tls(#[source] io::Error),
+    /// HTTP/2 or HTTP/1 could not be started on the connection.
+    #[error("HTTP could not be started")]
+    Http(#[source] hyper::Error),
+    /// This proxy has no certificate at the moment.
+    #[error("this proxy has no certificate")]
+    NoCertificate,
+}
+
+impl Failure {
+    /// The status of the response that tells the client.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Route(failure) => failure.status(),
+            Self::NoEndpoint(_) | Self::Overloaded | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Exchange(_) => StatusCode::BAD_GATEWAY,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// A short token, the same in `Proxy-Status`, logs and metrics (RFC 9209 section 2.3 where it has one).
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Route(failure) => failure.reason(),
+            Self::NoEndpoint(_) => "destination_unavailable",
+            Self::Connect { source, .. } => source.reason(),
+            Self::Exchange(_) => "connection_terminated",
+            Self::BadRequest(_) => "http_request_error",
+            Self::Overloaded => "connection_limit_reached",
+        }
+    }
+
+    /// The value of `Proxy-Status`: who speaks, why, and the words for people.
+    pub fn proxy_status(&self) -> HeaderValue {
+        let mut value = format!("heddle; error={}; details=\"", self.reason());
+        for c in self.chain().chars() {
+            match c {
+                '"' | '\\' => value.extend(['\\', c]),
+                ' '..='~' => value.push(c),
+                _ => value.push('?'),
+            }
+        }
+        value.push('"');
+        HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("heddle"))
+    }
+
+    /// The failure and all of its causes in one line.
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+}
+
+impl ConnectError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => "connection_refused",
+            Self::Io(_) => "destination_ip_unroutable",
+            Self::Timeout(_) => "connection_timeout",
+            Self::Tls(_) => "tls_certificate_error",
+            Self::Http(_) => "connection_terminated",
+            Self::NoCertificate => "proxy_configuration_error",
+        }
+    }
+}
+
+/// An error and all of its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(line, ": {error}");
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxy_status_is_a_structured_field_whatever_the_details_hold() {
+        let failure = Failure::Connect {
+            endpoint: ([10, 0, 0, 1], 80).into(),
+            source: ConnectError::Io(io::Error::new(io::ErrorKind::ConnectionRefused, "a \"quoted\"\nline")),
+        };
+        assert_eq!(
+            failure.proxy_status(),
+            "heddle; error=connection_refused; details=\"cannot connect to 10.0.0.1:80: connection failed: a \\\"quoted\\\"?line\""
+        );
+        assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

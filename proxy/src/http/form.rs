@@ -1,0 +1,218 @@
+//! The shape of a request on each leg.
+//!
+//! Between proxies a request is HTTP/2: absolute URI, no Host, no hop-by-hop headers. To a server it is
+//! HTTP/1.1: path only, exactly one Host. Each function gives its shape whatever the shape was before, so that a
+//! request may be sent again elsewhere.
+
+use std::net::SocketAddr;
+
+use hyper::{
+    HeaderMap, Method, Request, Uri, Version,
+    body::Body as _,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE},
+    http::uri::{Authority, PathAndQuery, Scheme},
+};
+
+use crate::body::Body;
+
+/// Says over mTLS which protocol a server asked to switch to; never leaves the mesh.
+pub const SWITCHED: HeaderName = HeaderName::from_static("heddle-switched");
+/// The status of a response that declined a switch with a success (which HTTP/2 would take for an acceptance).
+pub const STATUS: HeaderName = HeaderName::from_static("heddle-status");
+/// Who the caller is, as the connection proved; the form is Envoy's, which applications know.
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What is wrong with a request that no proxy may pass on (RFC 9112 sections 3.2 and 6.3).
+pub fn objection(request: &Request<impl Sized>) -> Option<&'static str> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next().is_some());
+    let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().skip(1).collect();
+    let same_host = || match (request.uri().authority(), host) {
+        (Some(authority), Some(host)) => host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()),
+        _ => true,
+    };
+    if more {
+        Some("more than one Host")
+    } else if !same_host() {
+        Some("Host differs from the request's target")
+    } else if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        Some("Content-Length with Transfer-Encoding")
+    } else if lengths.iter().any(|length| Some(*length) != headers.get(CONTENT_LENGTH)) {
+        Some("conflicting Content-Length")
+    } else if host.is_some_and(|host| !host.is_empty() && Authority::try_from(host.as_bytes()).is_err()) {
+        Some("Host is no authority")
+    } else {
+        None
+    }
+}
+
+/// The host that a request names, as it was received; empty if it names none.
+pub fn host<B>(request: &Request<B>) -> &str {
+    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    named.or_else(|| request.uri().authority().map(Authority::as_str)).unwrap_or_default()
+}
+
+/// HTTP/2 for the peer's proxy. A request without a host gets the address that it goes to.
+pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr) {
+    let authority = Authority::try_from(host(request)).or_else(|_| Authority::try_from(addr.to_string()));
+    let path = request.uri().path_and_query().cloned();
+    let mut uri =
+        Uri::builder().scheme(Scheme::HTTP).path_and_query(path.unwrap_or(PathAndQuery::from_static("/")));
+    if let Ok(authority) = authority {
+        uri = uri.authority(authority);
+    }
+    if let Ok(uri) = uri.build() {
+        *request.uri_mut() = uri;
+    }
+    request.headers_mut().remove(HOST);
+    *request.version_mut() = Version::HTTP_2;
+    strip_hop_by_hop(request.headers_mut());
+}
+
+/// HTTP/1.1 for a server.
+pub fn for_server(request: &mut Request<Body>) {
+    for_server_keeping_upgrade(request);
+    request.headers_mut().remove(UPGRADE);
+}
+
+/// HTTP/1.1 for a server that is asked to switch protocols: `Upgrade` and its `Connection` stay.
+pub fn for_server_keeping_upgrade(request: &mut Request<Body>) {
+    let upgrade = request.headers().get(UPGRADE).cloned();
+    strip_hop_by_hop(request.headers_mut());
+    if let Some(authority) = request.uri().authority().cloned() {
+        if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+    }
+    if let Some(upgrade) = upgrade {
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(UPGRADE, upgrade);
+    }
+    *request.version_mut() = Version::HTTP_11;
+}
+
+/// Removes what belongs to one connection (RFC 9110 section 7.6.1), and what `Connection` names.
+///
+/// `TE: trailers` and `Trailer` stay: trailers pass through.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(named) = headers.get(CONNECTION) {
+        let named = named
+            .as_bytes()
+            .split(|b| *b == b',')
+            .filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok());
+        let named: Vec<_> =
+            named.filter(|name| *name != TE && *name != HOST && *name != CONTENT_LENGTH).collect();
+        named.iter().for_each(|name| drop(headers.remove(name)));
+        while headers.remove(CONNECTION).is_some() {}
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+    if headers.get(TE).is_some_and(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        headers.remove(TE);
+    }
+}
+
+/// Removes every header that only the mesh itself may set (security rule: identity comes from the connection).
+pub fn strip_mesh_headers(headers: &mut HeaderMap) {
+    headers.remove(CLIENT_CERT);
+    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("heddle-")).cloned().collect();
+    ours.into_iter().for_each(|name| drop(headers.remove(name)));
+}
+
+/// The protocol that a request asks to switch to, if it does (RFC 9110 section 7.8). `h2c` is not one of them: it was
+/// taken out of HTTP (RFC 9113) and would hide the requests behind it from routing.
+pub fn upgrade_asked(headers: &HeaderMap) -> Option<HeaderValue> {
+    let tokens = headers.get(CONNECTION)?.as_bytes().split(|b| *b == b',');
+    let asks = tokens.map(<[u8]>::trim_ascii).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    headers.get(UPGRADE).filter(|protocol| asks && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
+}
+
+/// Whether a request may be sent again after it may have reached a server: safe, and without a body.
+pub fn is_repeatable(request: &Request<Body>) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) && request.body().is_end_stream()
+}
+
+/// The same request again; only for one that [`is_repeatable`].
+pub fn repeat(request: &Request<Body>) -> Request<Body> {
+    let mut again = Request::new(Body::empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    again
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
+        let request =
+            headers.iter().fold(Request::get(uri), |request, (name, value)| request.header(*name, *value));
+        request.body(Body::empty()).expect("request")
+    }
+
+    #[track_caller]
+    fn check_headers(request: &Request<Body>, expected: &[(&str, &str)]) {
+        let found: Vec<_> =
+            request.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().expect("text"))).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_peer_gets_an_absolute_uri_and_no_hop_by_hop_header() {
+        let headers =
+            [("host", "web.shop"), ("connection", "close, x-private"), ("x-private", "1"), ("x-kept", "2")];
+        let mut request = request("/a?b=c", &headers);
+        for_peer(&mut request, ([10, 0, 0, 1], 80).into());
+        assert_eq!(request.uri(), "http://web.shop/a?b=c");
+        check_headers(&request, &[("x-kept", "2")]);
+    }
+
+    #[test]
+    fn a_server_gets_one_host_and_a_path() {
+        let mut request = request("http://web.shop/a?b=c", &[("te", "trailers"), ("keep-alive", "5")]);
+        for_server(&mut request);
+        assert_eq!(request.uri(), "/a?b=c");
+        check_headers(&request, &[("te", "trailers"), ("host", "web.shop")]);
+    }
+
+    #[test]
+    fn a_request_without_host_still_has_an_authority_between_proxies() {
+        let mut request = request("/", &[]);
+        for_peer(&mut request, ([10, 0, 0, 1], 80).into());
+        assert_eq!(request.uri(), "http://10.0.0.1:80/");
+    }
+
+    #[test]
+    fn headers_of_the_mesh_are_never_taken_from_a_caller() {
+        let headers =
+            [("x-forwarded-client-cert", "URI=spiffe://me"), ("heddle-anything", "1"), ("x-kept", "2")];
+        let mut request = request("/", &headers);
+        strip_mesh_headers(request.headers_mut());
+        check_headers(&request, &[("x-kept", "2")]);
+    }
+
+    #[test]
+    fn two_hosts_or_another_than_the_target_are_refused() {
+        assert!(objection(&request("/", &[("host", "a"), ("host", "b")])).is_some());
+        assert!(objection(&request("http://a/", &[("host", "b")])).is_some());
+        assert!(objection(&request("/", &[("host", "a b")])).is_some());
+        assert_eq!(objection(&request("http://a/", &[("host", "A")])), None);
+    }
+
+    #[test]
+    fn h2c_is_no_upgrade_that_passes() {
+        let headers = |protocol| [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", protocol)];
+        assert!(upgrade_asked(request("/", &headers("websocket")).headers()).is_some());
+        assert!(upgrade_asked(request("/", &headers("h2c")).headers()).is_none());
+    }
+}

@@ -1,0 +1,6 @@
+//! HTTP as both directions of the proxy share it.
+
+pub mod form;
+pub mod respond;
+pub mod serve;
+pub mod upgrade;

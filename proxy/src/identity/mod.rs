@@ -1,0 +1,171 @@
+//! Who this proxy is: a key that never leaves the process, and the certificate that the authority signs for it.
+//!
+//! Each renewal is a new generation: a new key, a new certificate, the bundle of that moment. Pools are keyed by
+//! it, so that a connection made with one generation never serves another.
+
+mod renew;
+mod verify;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use mesh::{
+    contract::{ALPN_H2, ALPN_TCP},
+    identity::{Identity, TrustDomain},
+};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::sync::watch;
+
+pub use renew::keep_renewed;
+use verify::Verifier;
+pub use verify::peer_identity;
+
+/// What is inside a mesh TLS connection (the ALPN's two values).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Inside {
+    /// HTTP/2, whose streams are requests.
+    H2,
+    /// The bytes of one TCP connection.
+    Tcp,
+}
+
+impl Inside {
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::H2 => ALPN_H2,
+            Self::Tcp => ALPN_TCP,
+        }
+    }
+
+    /// What a finished handshake agreed on.
+    pub fn agreed(alpn: Option<&[u8]>) -> Option<Self> {
+        [Self::H2, Self::Tcp].into_iter().find(|inside| alpn == Some(inside.alpn()))
+    }
+}
+
+/// One generation of this proxy's certificate, and the TLS configurations made of it.
+pub struct Credentials {
+    /// Counts renewals from 1.
+    pub generation: u64,
+    /// Who this proxy is.
+    pub identity: Identity,
+    /// When the certificate ends.
+    pub not_after: SystemTime,
+    /// How long the certificate lives in all.
+    pub life: Duration,
+    server: Arc<ServerConfig>,
+    template: ClientTemplate,
+    /// One configuration per expected peer: its verifier accepts that identity alone.
+    clients: Mutex<HashMap<(Identity, Inside), Arc<ClientConfig>>>,
+}
+
+/// The most client configurations kept; past it the cache starts anew (they are cheap to make again).
+const CLIENTS_MAX: usize = 4096;
+
+struct ClientTemplate {
+    roots: Arc<RootCertStore>,
+    key: Arc<SingleCertAndKey>,
+    trust_domain: TrustDomain,
+}
+
+impl Credentials {
+    fn new(
+        generation: u64,
+        identity: Identity,
+        key: CertifiedKey,
+        roots: RootCertStore,
+        (not_before, not_after): (SystemTime, SystemTime),
+    ) -> Result<Self, rustls::Error> {
+        let trust_domain = identity.trust_domain().clone();
+        let template = ClientTemplate {
+            roots: Arc::new(roots),
+            key: Arc::new(SingleCertAndKey::from(key)),
+            trust_domain,
+        };
+        Ok(Self {
+            generation,
+            identity,
+            not_after,
+            life: not_after.duration_since(not_before).unwrap_or_default(),
+            server: Arc::new(template.server_config()?),
+            template,
+            clients: Mutex::default(),
+        })
+    }
+
+    /// How peers are met: any identity of the trust domain, TLS 1.3, no resumption.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    /// How one peer is dialled: the handshake fails unless it is exactly `expected` (decision: identity per endpoint).
+    ///
+    /// # Errors
+    /// When rustls refuses the configuration, which is a defect of this program.
+    pub fn client_config(
+        &self,
+        expected: &Identity,
+        inside: Inside,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = clients.get(&(expected.clone(), inside)) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(self.template.client_config(expected, inside)?);
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert((expected.clone(), inside), Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+impl ClientTemplate {
+    fn server_config(&self) -> Result<ServerConfig, rustls::Error> {
+        let verifier = Verifier::any(Arc::clone(&self.roots), self.trust_domain.clone());
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::clone(&self.key) as _);
+        config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_TCP.to_vec()];
+        // No tickets, no store: every connection proves both identities anew, and an idle one holds no session.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(config)
+    }
+
+    fn client_config(&self, expected: &Identity, inside: Inside) -> Result<ClientConfig, rustls::Error> {
+        let verifier =
+            Verifier::exactly(Arc::clone(&self.roots), self.trust_domain.clone(), expected.clone());
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous() // "custom": the verifier checks the chain and then the identity instead of a host name
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::clone(&self.key) as _);
+        config.alpn_protocols = vec![inside.alpn().to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_sni = false;
+        Ok(config)
+    }
+}
+
+/// Where the present generation is found; `None` until the authority first answers.
+pub type CurrentCredentials = watch::Receiver<Option<Arc<Credentials>>>;
+
+/// The cryptography of every TLS connection: X25519 before P-256.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> = std::sync::LazyLock::new(|| {
+        let kx_groups = vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+        Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
+    });
+    Arc::clone(&PROVIDER)
+}

@@ -1,0 +1,214 @@
+//! Checking a peer's certificate (security rules 1, 2 and 5).
+//!
+//! The chain must end in the mesh's bundle, the leaf must not be a CA and must be meant for its side of TLS, and
+//! its one URI name must be a canonical SPIFFE ID of the trust domain. A client also knows which ID to expect.
+
+use std::{fmt, sync::Arc};
+
+use mesh::identity::{Identity, TrustDomain};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::verify_tls13_signature,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use tracing::warn;
+use webpki::{EndEntityCert, KeyUsage};
+
+/// Checks peers against a bundle.
+pub(super) struct Verifier {
+    roots: Arc<RootCertStore>,
+    trust_domain: TrustDomain,
+    expected: Option<Identity>,
+}
+
+/// Why a certificate that chains to the bundle is still refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    /// Not exactly one URI name.
+    #[error("the certificate has {0} URI names, an identity is exactly one")]
+    UriNames(usize),
+    /// The URI is not a canonical identity.
+    #[error("the certificate's name is no identity")]
+    Identity(#[from] mesh::identity::IdentityError),
+    /// Another mesh's identity.
+    #[error("the peer is {0}, of another trust domain")]
+    TrustDomain(Identity),
+    /// Somebody else answers at this address than discovery says.
+    #[error("the peer is {}, but {} was expected", .0.found, .0.expected)]
+    NotExpected(Box<Mismatch>),
+}
+
+/// Who was met, and who should have been.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    found: Identity,
+    expected: Identity,
+}
+
+/// The identity that a certificate carries. Says nothing of its signature.
+///
+/// # Errors
+/// When the certificate does not hold exactly one canonical SPIFFE ID.
+pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<Identity, Error> {
+    identity_of(&EndEntityCert::try_from(certificate).map_err(chain_error)?).map_err(refused)
+}
+
+impl Verifier {
+    /// Accepts every identity of the trust domain.
+    pub(super) fn any(roots: Arc<RootCertStore>, trust_domain: TrustDomain) -> Self {
+        Self { roots, trust_domain, expected: None }
+    }
+
+    /// Accepts one identity.
+    pub(super) fn exactly(roots: Arc<RootCertStore>, trust_domain: TrustDomain, expected: Identity) -> Self {
+        Self { roots, trust_domain, expected: Some(expected) }
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), Error> {
+        let leaf = EndEntityCert::try_from(leaf).map_err(chain_error)?;
+        let algorithms = super::provider().signature_verification_algorithms;
+        leaf.verify_for_usage(algorithms.all, &self.roots.roots, intermediates, now, usage, None, None)
+            .map_err(chain_error)?;
+        self.check_identity(identity_of(&leaf)).map_err(|why| {
+            warn!(%why, "refused a peer's certificate");
+            refused(why)
+        })
+    }
+
+    fn check_identity(&self, found: Result<Identity, Refused>) -> Result<(), Refused> {
+        let found = found?;
+        if found.trust_domain() != &self.trust_domain {
+            return Err(Refused::TrustDomain(found));
+        }
+        match &self.expected {
+            Some(expected) if *expected != found => {
+                Err(Refused::NotExpected(Box::new(Mismatch { found, expected: expected.clone() })))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_signature(
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &super::provider().signature_verification_algorithms)
+    }
+
+    fn schemes() -> Vec<SignatureScheme> {
+        super::provider().signature_verification_algorithms.supported_schemes()
+    }
+
+    fn no_tls12() -> Error {
+        Error::General("mesh TLS is 1.3 only".into())
+    }
+}
+
+fn identity_of(leaf: &EndEntityCert<'_>) -> Result<Identity, Refused> {
+    let mut names = leaf.valid_uri_names();
+    match (names.next(), names.count()) {
+        (Some(name), 0) => Ok(Identity::parse(name)?),
+        (first, more) => Err(Refused::UriNames(usize::from(first.is_some()) + more)),
+    }
+}
+
+fn chain_error(error: webpki::Error) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+fn refused(why: Refused) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _address: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(leaf, intermediates, now, KeyUsage::server_auth())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Self::no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Self::schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check(leaf, intermediates, now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Self::no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Self::schemes()
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("expected", &self.expected).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    string::Ia5String,
+};
+
+use super::*;
+
+struct Authority(Issuer<'static, KeyPair>, CertificateDer<'static>);
+
+fn authority() -> Authority {
+    let key = KeyPair::generate().expect("key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&key).expect("root");
+    Authority(Issuer::new(params, key), root.der().clone())
+}
+
+impl Authority {
+    fn leaf(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names =
+            uris.iter().map(|uri| SanType::URI(Ia5String::try_from(*uri).expect("ascii"))).collect();
+        change(&mut params);
+        let key = KeyPair::generate().expect("key");
+        params.signed_by(&key, &self.0).expect("leaf").der().clone()
+    }
+
+    fn verifier(&self, expected: &str) -> Verifier {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.1.clone()).expect("root");
+        let trust_domain = TrustDomain::parse("cluster.local").expect("trust domain");
+        Verifier::exactly(Arc::new(roots), trust_domain, Identity::parse(expected).expect("identity"))
+    }
+}
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+#[track_caller]
+fn check(leaf: &CertificateDer<'_>, verifier: &Verifier) -> Result<(), Error> {
+    verifier.check(leaf, &[], UnixTime::now(), KeyUsage::server_auth())
+}
+
+#[track_caller]
+fn refuses(leaf: &CertificateDer<'_>, verifier: &Verifier, words: &str) {
+    let error = check(leaf, verifier).expect_err("refused");
+    assert!(format!("{error:?}").contains(words), "{error:?} does not say {words}");
+}
+
+#[test]
+fn the_expected_identity_is_accepted() {
+    let ca = authority();
+    check(&ca.leaf(&[WEB], |_| ()), &ca.verifier(WEB)).expect("accepted");
+}
+
+#[test]
+fn another_identity_is_refused_and_both_are_named() {
+    let ca = authority();
+    let leaf = ca.leaf(&["spiffe://cluster.local/ns/shop/sa/evil"], |_| ());
+    refuses(&leaf, &ca.verifier(WEB), "evil");
+    refuses(&leaf, &ca.verifier(WEB), "sa/web");
+}
+
+#[test]
+fn exactly_one_uri_name() {
+    let ca = authority();
+    refuses(&ca.leaf(&[], |_| ()), &ca.verifier(WEB), "UriNames(0)");
+    refuses(&ca.leaf(&[WEB, WEB], |_| ()), &ca.verifier(WEB), "UriNames(2)");
+}
+
+#[test]
+fn another_trust_domain_is_refused() {
+    let ca = authority();
+    let leaf = ca.leaf(&["spiffe://elsewhere.example/ns/shop/sa/web"], |_| ());
+    refuses(&leaf, &ca.verifier(WEB), "TrustDomain");
+}
+
+#[test]
+fn another_root_is_refused() {
+    refuses(&authority().leaf(&[WEB], |_| ()), &authority().verifier(WEB), "Signature");
+}
+
+#[test]
+fn a_certificate_for_clients_only_is_no_server() {
+    let ca = authority();
+    let leaf =
+        ca.leaf(&[WEB], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    refuses(&leaf, &ca.verifier(WEB), "RequiredEkuNotFound");
+}
+
+#[test]
+fn a_ca_is_no_peer() {
+    let ca = authority();
+    let leaf = ca.leaf(&[WEB], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    refuses(&leaf, &ca.verifier(WEB), "CaUsedAsEndEntity");
+}

@@ -1,0 +1,80 @@
+//! The accept loop, which no error ends and which never holds more connections than it may.
+
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tracing::warn;
+
+use super::socket;
+
+/// How long the kernel may queue connections that we have not accepted yet.
+const BACKLOG: i32 = 4096;
+/// How long to wait after an accept error such as "too many open files".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Listens on a port of every address, IPv6 and IPv4 with one socket (IPv4 alone where there is no IPv6).
+///
+/// # Errors
+/// When the port is taken; the message names it.
+pub fn bind(port: u16) -> io::Result<TcpListener> {
+    let wildcard6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let wildcard4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match bind_to(wildcard6) {
+        Err(e) if e.kind() != io::ErrorKind::AddrInUse => bind_to(wildcard4),
+        bound => bound,
+    }
+    .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on port {port}: {e}")))
+}
+
+/// Listens on one address.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts for ever; each connection is served by a task of its own, so that its panic ends it alone.
+///
+/// At `limit`'s bound the listener waits: the kernel's queue holds the callers back.
+pub async fn serve<F, Fut>(listener: TcpListener, limit: Arc<Semaphore>, serve: F)
+where
+    F: Fn(TcpStream, SocketAddr) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
+                socket::tune(&stream);
+                let connection = serve(stream, socket::canonical(peer));
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A connection whose first bytes have been looked at and are still to be delivered.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::body::{Buf as _, Bytes};
+use mesh::detect::{Detected, Detection, detect};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// How much is read at once while looking: a ClientHello with a post-quantum key share fits.
+const PEEK: usize = 4096;
+/// The most that is ever held back before a connection's protocol is settled.
+const PEEK_MAX: usize = 18 * 1024;
+
+/// A TCP connection with bytes that were read ahead.
+#[derive(Debug)]
+pub struct Peeked {
+    stream: TcpStream,
+    ahead: Vec<u8>,
+    taken: usize,
+}
+
+impl Peeked {
+    /// A connection of which nothing has been read.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, ahead: Vec::new(), taken: 0 }
+    }
+
+    /// What has been read ahead.
+    pub fn ahead(&self) -> &[u8] {
+        self.ahead.get(self.taken..).unwrap_or_default()
+    }
+
+    /// The socket itself.
+    pub fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The socket, and what must be written to the other side before anything that is read from it.
+    pub fn into_parts(self) -> (Bytes, TcpStream) {
+        let mut ahead = Bytes::from(self.ahead);
+        ahead.advance(self.taken);
+        (ahead, self.stream)
+    }
+
+    /// Reads until the bytes tell the protocol. `None`: the client ended before it said enough.
+    ///
+    /// Safe to cancel: what was read stays.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn detect(&mut self) -> io::Result<Option<Detected>> {
+        loop {
+            if let Detection::Known(protocol) = detect(self.ahead()) {
+                return Ok(Some(protocol));
+            }
+            if !self.read_more().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads a little more. `false`: the end of the stream, or the bound, is reached.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn read_more(&mut self) -> io::Result<bool> {
+        if self.ahead.len() >= PEEK_MAX {
+            return Ok(false);
+        }
+        self.ahead.reserve(PEEK);
+        Ok(self.stream.read_buf(&mut self.ahead).await? > 0)
+    }
+}
+
+impl AsyncRead for Peeked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let n = self.ahead().len().min(buf.remaining());
+        buf.put_slice(&self.ahead()[..n]);
+        self.taken += n;
+        if self.taken == self.ahead.len() {
+            // The memory goes back at once: an idle connection holds no buffer.
+            self.ahead = Vec::new();
+            self.taken = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Peeked {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

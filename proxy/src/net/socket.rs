@@ -1,0 +1,80 @@
+//! The few things that this proxy asks of the kernel about one TCP socket.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use crate::failure::ConnectError;
+
+/// Idle tunnels are probed after this long…
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// …this often…
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// …and given up after this many unanswered probes.
+const KEEPALIVE_PROBES: u32 = 6;
+
+/// Where a captured connection was going before iptables redirected it to us.
+///
+/// # Errors
+/// When the connection was not redirected: somebody dialled the proxy itself.
+pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let address = match unmapped(stream.local_addr()?.ip()) {
+        IpAddr::V4(_) => socket.original_dst_v4()?,
+        IpAddr::V6(_) => socket.original_dst_v6()?,
+    };
+    address
+        .as_socket()
+        .map(canonical)
+        .ok_or_else(|| io::Error::other("the original destination is no IP address"))
+}
+
+/// An address as people write it: IPv4 in IPv6 becomes plain IPv4.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(unmapped(address.ip()), address.port())
+}
+
+/// Dials an address, waiting at most `limit` (none: as long as the kernel does).
+///
+/// # Errors
+/// What the kernel says, or [`ConnectError::Timeout`].
+pub async fn connect(address: SocketAddr, limit: Option<Duration>) -> Result<TcpStream, ConnectError> {
+    let dial = TcpStream::connect(address);
+    let stream = match limit {
+        None => dial.await,
+        Some(limit) => {
+            tokio::time::timeout(limit, dial).await.map_err(|_| ConnectError::Timeout(limit.as_secs()))?
+        }
+    };
+    let stream = stream.map_err(ConnectError::Io)?;
+    tune(&stream);
+    Ok(stream)
+}
+
+/// Sets what every socket of the proxy has: no Nagle delay, and keep-alive probes that find dead peers.
+pub fn tune(stream: &TcpStream) {
+    // Both can only fail on a socket that is already dead, which the next read tells.
+    let _ = stream.set_nodelay(true);
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+}
+
+/// Makes the coming close a reset, so that the other side never takes a broken stream for a whole one.
+pub fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+fn unmapped(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}

@@ -1,0 +1,87 @@
+//! Connections that this pod opens: where they were going, what they speak, and who carries them.
+
+mod http;
+mod protocol;
+mod tcp;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh::contract::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT};
+use tokio::net::TcpStream;
+use tracing::{debug, warn};
+
+use crate::{
+    discovery::{Destination, LiveService},
+    metrics::Direction,
+    net::{
+        peek::Peeked,
+        socket::{original_destination, reset_on_close},
+    },
+    proxy::Proxy,
+    upstream::Endpoint,
+};
+use protocol::Speaks;
+
+/// Where a connection goes, once its address is understood.
+#[derive(Clone)]
+pub enum Target {
+    /// One port of a Service.
+    Service(Arc<LiveService>, u16),
+    /// One port of one pod.
+    Pod(Arc<Endpoint>),
+}
+
+/// Serves one captured connection.
+pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
+    let destination = match original_destination(&stream) {
+        Ok(destination) if !is_loop(&stream, destination) => destination,
+        _ => return refuse(&proxy, &stream, "not_captured", "a connection to the proxy's own port"),
+    };
+    match proxy.discovery.find(destination.ip()).await {
+        Destination::Service(service) if has_port(&service, destination.port()) => {
+            route(&proxy, stream, Target::Service(service, destination.port()), destination).await;
+        }
+        Destination::Pod(pod) => {
+            let endpoint = pod.endpoint(destination.port(), &proxy.registry);
+            route(&proxy, stream, Target::Pod(endpoint), destination).await;
+        }
+        Destination::Service(_) | Destination::Elsewhere => {
+            tcp::pass_through(&proxy, stream, destination).await;
+        }
+        Destination::Away => {
+            refuse(
+                &proxy,
+                &stream,
+                "destination_not_found",
+                "unknown, and the control plane does not answer",
+            );
+        }
+    }
+}
+
+async fn route(proxy: &Arc<Proxy>, stream: TcpStream, target: Target, destination: SocketAddr) {
+    let mut client = Peeked::new(stream);
+    match protocol::of(&mut client, &target).await {
+        Ok(Speaks::Http(version)) => http::serve(proxy, client, version, target, destination).await,
+        Ok(Speaks::Bytes(early)) => tcp::carry(proxy, client, &target, early).await,
+        Err(error) => debug!(%destination, %error, "a client left before it said anything"),
+    }
+}
+
+fn has_port(service: &LiveService, port: u16) -> bool {
+    service.table().routes.ports.contains_key(&port)
+}
+
+/// Dialled directly, or redirected back to ourselves: serving it would never end.
+fn is_loop(stream: &TcpStream, destination: SocketAddr) -> bool {
+    let own_port = [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT].contains(&destination.port());
+    let here = stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == destination.ip());
+    own_port && (here || destination.ip().is_loopback())
+}
+
+fn refuse(proxy: &Proxy, stream: &TcpStream, reason: &'static str, why: &str) {
+    let destination = original_destination(stream).ok();
+    warn!(?destination, reason, "refused an outbound connection: {why}");
+    proxy.metrics.refuse(Direction::Outbound, reason);
+    reset_on_close(stream);
+}

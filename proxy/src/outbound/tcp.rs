@@ -1,0 +1,123 @@
+//! Connections that are carried as bytes.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh::route::{BackendKey, Governing};
+use tokio::net::TcpStream;
+use tracing::{info, warn};
+
+use super::Target;
+use crate::{
+    failure::Failure,
+    metrics::{Direction, Security, TcpLabels},
+    net::{
+        peek::Peeked,
+        relay::{relay, relay_peeked},
+        socket::{self, reset_on_close},
+    },
+    proxy::Proxy,
+    upstream::{Backend, Endpoint, Load, Upstream},
+};
+
+/// How many endpoints are tried before a connection is given up.
+pub(super) const TRIES: usize = 3;
+
+/// A connection to an endpoint, made for one client.
+pub struct Dialled {
+    /// The connection.
+    pub upstream: Upstream,
+    endpoint: Arc<Endpoint>,
+    backend: Option<BackendKey>,
+    _load: Load,
+}
+
+/// Carries a client's bytes to an endpoint that the routes choose.
+pub async fn carry(proxy: &Arc<Proxy>, client: Peeked, target: &Target, early: Option<Dialled>) {
+    let dialled = match early {
+        Some(dialled) => Ok(dialled),
+        None => dial(target).await,
+    };
+    let mut dialled = match dialled {
+        Ok(dialled) => dialled,
+        Err(failure) => {
+            warn!(reason = failure.reason(), "cannot carry a connection: {}", failure.chain());
+            proxy.metrics.refuse(Direction::Outbound, failure.reason());
+            return reset_on_close(client.socket());
+        }
+    };
+    let security = if dialled.endpoint.identity().is_some() { Security::Mtls } else { Security::None };
+    let labels = TcpLabels::new(Direction::Outbound, dialled.backend.as_ref(), security);
+    proxy.metrics.tcp_opened(&labels);
+    let carried = relay_peeked(client, &mut dialled.upstream).await;
+    let (sent, received) = carried.as_ref().map_or((0, 0), |carried| (carried.sent, carried.received));
+    if let Err(error) = carried {
+        info!(endpoint = %dialled.endpoint.addr, %error, "a connection broke");
+    }
+    proxy.metrics.tcp_closed(&labels, sent, received);
+}
+
+/// Carries a connection that is none of the mesh's business, as the kernel would have.
+pub async fn pass_through(proxy: &Arc<Proxy>, mut client: TcpStream, destination: SocketAddr) {
+    let labels = TcpLabels::new(Direction::Outbound, None, Security::None);
+    match socket::connect(destination, None).await {
+        Ok(mut upstream) => {
+            proxy.metrics.tcp_opened(&labels);
+            let carried = relay(&mut client, &mut upstream).await;
+            let (sent, received) = carried.map_or((0, 0), |carried| (carried.sent, carried.received));
+            proxy.metrics.tcp_closed(&labels, sent, received);
+        }
+        Err(error) => {
+            info!(%destination, error = crate::failure::chain(&error), "a destination outside the mesh does not answer");
+            reset_on_close(&client);
+        }
+    }
+}
+
+/// Dials an endpoint that the routes choose, and others when it does not answer.
+pub async fn dial(target: &Target) -> Result<Dialled, Failure> {
+    match target {
+        Target::Pod(endpoint) => connect(Arc::clone(endpoint), None).await,
+        Target::Service(..) => dial_backend(&*choose(target)?).await,
+    }
+}
+
+async fn dial_backend(backend: &Backend) -> Result<Dialled, Failure> {
+    let mut tried = Vec::new();
+    let mut last = Failure::NoEndpoint(backend.key.clone());
+    while tried.len() < TRIES {
+        let Some(endpoint) = backend.pick(&tried) else { break };
+        tried.push(endpoint.addr);
+        match connect(endpoint, Some(backend.key.clone())).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
+async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Dialled, Failure> {
+    let load = endpoint.carry();
+    match endpoint.connect().await {
+        Ok(upstream) => Ok(Dialled { upstream, endpoint, backend, _load: load }),
+        Err(source) => Err(Failure::Connect { endpoint: endpoint.addr, source }),
+    }
+}
+
+/// The backend of this connection: a TCPRoute's weighted choice, or the Service's own endpoints.
+fn choose(target: &Target) -> Result<Arc<Backend>, Failure> {
+    let Target::Service(service, port) = target else {
+        return Err(mesh::route::Failure::NoValidBackend.into());
+    };
+    let table = service.table();
+    let Some(port) = table.routes.ports.get(port) else {
+        return Err(mesh::route::Failure::NoValidBackend.into());
+    };
+    let index = match &port.governing {
+        Governing::Tcp { table } | Governing::Tls { table } => table.pick(fastrand::u64(..))?,
+        // A route of a kind that is not built yet claims the port: opening it to the Service's own endpoints would
+        // ignore what its author asked for.
+        Governing::Refused { .. } => return Err(mesh::route::Failure::RouteRefused.into()),
+        Governing::Http { .. } | Governing::Default => port.default,
+    };
+    table.backends.get(index).cloned().ok_or_else(|| mesh::route::Failure::NoValidBackend.into())
+}

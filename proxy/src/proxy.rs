@@ -1,0 +1,48 @@
+//! What every captured connection needs, in one place.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::Config, discovery::Discovery, drain::Draining, identity::CurrentCredentials, metrics::Metrics,
+    upstream::Registry,
+};
+
+/// Connections at once, in both directions together (file descriptors: two for each).
+pub const CONNECTIONS_MAX: usize = 9000;
+/// Requests at once; more are shed with 503.
+const REQUESTS_MAX: usize = 10_000;
+
+/// The proxy's shared parts.
+pub struct Proxy {
+    /// What the injector told.
+    pub config: Arc<Config>,
+    /// What the world looks like.
+    pub discovery: Arc<Discovery>,
+    /// Endpoints and their connections.
+    pub registry: Arc<Registry>,
+    /// Who this proxy is.
+    pub credentials: CurrentCredentials,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When it ends.
+    pub draining: Draining,
+    /// Room for requests.
+    pub requests: Semaphore,
+}
+
+impl Proxy {
+    /// Puts the parts together.
+    pub fn new(
+        config: Arc<Config>,
+        discovery: Arc<Discovery>,
+        registry: Arc<Registry>,
+        credentials: CurrentCredentials,
+        metrics: Arc<Metrics>,
+        draining: Draining,
+    ) -> Arc<Self> {
+        let requests = Semaphore::new(REQUESTS_MAX);
+        Arc::new(Self { config, discovery, registry, credentials, metrics, draining, requests })
+    }
+}

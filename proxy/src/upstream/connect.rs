@@ -1,0 +1,141 @@
+//! Dialling an endpoint: TCP, and mesh TLS where it is meshed.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Endpoint, Transport};
+use crate::{
+    failure::ConnectError,
+    identity::{Credentials, Inside},
+    net::{
+        relay::Stream,
+        socket::{self, reset_on_close},
+    },
+};
+
+/// How long an endpoint may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the TLS handshake may then take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub enum Upstream {
+    /// As it is.
+    Plain(TcpStream),
+    /// In mesh TLS.
+    Mesh(Box<TlsStream<TcpStream>>),
+}
+
+impl Endpoint {
+    /// A connection of its own for the bytes of one TCP connection.
+    ///
+    /// # Errors
+    /// When nothing answers, or somebody else than the expected identity does.
+    pub async fn connect(&self) -> Result<Upstream, ConnectError> {
+        match &self.transport {
+            Transport::Plain => Ok(Upstream::Plain(self.dial().await?)),
+            Transport::Mesh(_) => {
+                let credentials = self.current()?;
+                let tls = self.connect_mesh(&credentials, Inside::Tcp).await?;
+                Ok(Upstream::Mesh(Box::new(tls)))
+            }
+            Transport::Unnameable => Err(ConnectError::NoCertificate),
+        }
+    }
+
+    pub(super) fn current(&self) -> Result<Arc<Credentials>, ConnectError> {
+        self.credentials.borrow().clone().ok_or(ConnectError::NoCertificate)
+    }
+
+    pub(super) async fn dial(&self) -> Result<TcpStream, ConnectError> {
+        socket::connect(self.addr, Some(CONNECT_TIMEOUT)).await
+    }
+
+    pub(super) async fn connect_mesh(
+        &self,
+        credentials: &Credentials,
+        inside: Inside,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let Transport::Mesh(expected) = &self.transport else { return Err(ConnectError::NoCertificate) };
+        let config = credentials.client_config(expected, inside);
+        let config = config.map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
+        let stream = self.dial().await?;
+        let name = ServerName::IpAddress(self.addr.ip().into());
+        let handshake = TlsConnector::from(config).connect(name, stream);
+        let handshake = timeout(HANDSHAKE_TIMEOUT, handshake).await;
+        let tls = handshake.map_err(|_| ConnectError::Timeout(HANDSHAKE_TIMEOUT.as_secs()))?;
+        let tls = tls.map_err(ConnectError::Tls)?;
+        // A server that agreed on nothing is no mesh proxy, whatever its certificate says.
+        if Inside::agreed(tls.get_ref().1.alpn_protocol()) == Some(inside) {
+            return Ok(tls);
+        }
+        reset_on_close(tls.get_ref().0);
+        Err(ConnectError::Tls(io::Error::other("the peer does not speak mesh TLS")))
+    }
+}
+
+impl Upstream {
+    /// Returns when the endpoint has sent something of its own, or has ended.
+    pub async fn readable(&mut self) {
+        match self {
+            // Neither consumes anything; what they say is said again by the relay's own read.
+            Self::Plain(stream) => drop(stream.peek(&mut [0; 1]).await),
+            Self::Mesh(tls) => drop(tls.fill_buf().await),
+        }
+    }
+}
+
+impl Stream for Upstream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Mesh(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Mesh(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Mesh(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Mesh(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Mesh(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

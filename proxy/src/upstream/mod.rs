@@ -1,0 +1,203 @@
+//! The endpoints that are dialled, their balancing, and the connections that are kept to them.
+//!
+//! An endpoint is one address under one expected identity. It exists once, whoever routes to it, so that its
+//! connections and its count of running requests are shared; when the identity changes it is another endpoint.
+
+mod connect;
+mod mesh_pool;
+mod plain_pool;
+mod send;
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use mesh::{
+    balance::power_of_two,
+    contract::{HEALTH_PORT, METRICS_PORT},
+    identity::Identity,
+    pod::PodFacts,
+    route::BackendKey,
+};
+use serde_json::{Value, json};
+
+pub use connect::Upstream;
+pub use send::{Exchange, SendError};
+
+use crate::{config::Config, identity::CurrentCredentials};
+
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Mesh TLS; the peer must be exactly this.
+    Mesh(Identity),
+    /// As it is: the endpoint has no proxy, or this port is not the proxy's.
+    Plain,
+    /// Meshed, but under a name that is no identity: never dialled.
+    Unnameable,
+}
+
+/// One address under one expected identity.
+pub struct Endpoint {
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// Its pod declares that the bytes of this port are not to be looked into.
+    pub opaque: bool,
+    load: AtomicU32,
+    credentials: CurrentCredentials,
+    mesh: mesh_pool::Pool,
+    plain: plain_pool::Pool,
+}
+
+impl Endpoint {
+    /// Counts one more request or connection until the guard goes.
+    pub fn carry(self: &Arc<Self>) -> Load {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        Load(Arc::clone(self))
+    }
+
+    /// Requests and connections that run now.
+    pub fn load(&self) -> u32 {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// The expected identity, if the endpoint is meshed.
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.transport {
+            Transport::Mesh(identity) => Some(identity),
+            Transport::Plain | Transport::Unnameable => None,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({ "address": self.addr, "identity": self.identity().map(Identity::as_str), "state": "ready", "load": self.load() })
+    }
+}
+
+/// A request or connection that an endpoint carries.
+pub struct Load(Arc<Endpoint>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One port of one Service as a backend.
+pub struct Backend {
+    /// Its name.
+    pub key: BackendKey,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+}
+
+impl Backend {
+    /// A backend without endpoints.
+    pub fn new(key: BackendKey) -> Self {
+        Self { key, endpoints: ArcSwap::default() }
+    }
+
+    /// Its endpoints from now on.
+    pub fn set_endpoints(&self, endpoints: Vec<Arc<Endpoint>>) {
+        self.endpoints.store(Arc::new(endpoints));
+    }
+
+    /// The less loaded of two endpoints drawn at random, leaving out those that were tried already.
+    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.load();
+        if tried.is_empty() {
+            return pick(&endpoints);
+        }
+        let left: Vec<_> = endpoints.iter().filter(|e| !tried.contains(&e.addr)).cloned().collect();
+        pick(&left)
+    }
+
+    /// Whether the pods behind it declare the port opaque.
+    pub fn is_opaque(&self) -> bool {
+        self.endpoints.load().iter().any(|endpoint| endpoint.opaque)
+    }
+
+    /// Its endpoints, for the admin port.
+    pub fn to_json(&self) -> Value {
+        self.endpoints.load().iter().map(|endpoint| endpoint.to_json()).collect()
+    }
+}
+
+fn pick(endpoints: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+    let load = |i: usize| endpoints.get(i).map_or(u32::MAX, |endpoint| endpoint.load());
+    let chosen = power_of_two(endpoints.len(), load, fastrand::u64(..))?;
+    endpoints.get(chosen).cloned()
+}
+
+/// Every endpoint that somebody holds.
+pub struct Registry {
+    config: Arc<Config>,
+    credentials: CurrentCredentials,
+    endpoints: Mutex<HashMap<(SocketAddr, Transport, bool), Weak<Endpoint>>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(config: Arc<Config>, credentials: CurrentCredentials) -> Self {
+        Self { config, credentials, endpoints: Mutex::default() }
+    }
+
+    /// The endpoint at an address, of the pod that discovery knows there (if any).
+    pub fn endpoint(&self, addr: SocketAddr, pod: Option<&PodFacts>) -> Arc<Endpoint> {
+        let transport = self.transport(addr, pod);
+        let opaque = pod.is_some_and(|pod| pod.opaque_ports.contains(addr.port()));
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = endpoints.entry((addr, transport.clone(), opaque)).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let endpoint = Arc::new(Endpoint {
+                addr,
+                transport,
+                opaque,
+                load: AtomicU32::new(0),
+                credentials: self.credentials.clone(),
+                mesh: mesh_pool::Pool::default(),
+                plain: plain_pool::Pool::default(),
+            });
+            *slot = Arc::downgrade(&endpoint);
+            endpoint
+        })
+    }
+
+    /// The application of this very pod, spoken to without the proxy's own detour.
+    pub fn local(&self, addr: SocketAddr) -> Arc<Endpoint> {
+        self.endpoint(addr, None)
+    }
+
+    /// Forgets endpoints that nobody holds, and connections that nobody used for long.
+    pub fn sweep(&self) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|_, endpoint| {
+            let Some(endpoint) = endpoint.upgrade() else { return false };
+            endpoint.mesh.sweep();
+            endpoint.plain.sweep();
+            true
+        });
+    }
+
+    /// Mesh TLS for every meshed pod but this one (its inbound capture sees nothing that stays inside the pod), and
+    /// for every port but those that the peer's proxy serves or skips.
+    fn transport(&self, addr: SocketAddr, pod: Option<&PodFacts>) -> Transport {
+        let Some(pod) = pod.filter(|pod| pod.meshed) else { return Transport::Plain };
+        let beside_mesh = [METRICS_PORT, HEALTH_PORT].contains(&addr.port());
+        if beside_mesh || pod.skip_inbound_ports.contains(addr.port()) || self.is_here(addr.ip()) {
+            return Transport::Plain;
+        }
+        pod.identity(&self.config.trust_domain).map_or(Transport::Unnameable, Transport::Mesh)
+    }
+
+    fn is_here(&self, ip: IpAddr) -> bool {
+        self.config.is_own_ip(ip)
+    }
+}

@@ -1,0 +1,95 @@
+//! HTTP/1.1 connections to one endpoint without mesh TLS, each used by one request at a time.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Endpoint;
+use crate::{body::Body, failure::ConnectError};
+
+/// Common servers close an idle connection after 5 s at the earliest (Node.js); we let go first, so that a request
+/// rarely meets a connection that is just being closed.
+const IDLE: Duration = Duration::from_secs(4);
+/// The most idle connections kept to one endpoint.
+const IDLE_MAX: usize = 128;
+/// The head of a response, at most.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// The idle connections to one endpoint.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<Vec<Idle>>);
+
+struct Idle {
+    sender: SendRequest<Body>,
+    since: Instant,
+}
+
+/// A connection, for one request.
+pub(super) struct Lease {
+    /// What sends the request.
+    pub sender: SendRequest<Body>,
+    /// It has carried another request before, so the server may have just given it up.
+    pub reused: bool,
+}
+
+impl Pool {
+    /// The connection that was used last, or a new one.
+    pub(super) async fn lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
+        while let Some(mut sender) = self.take() {
+            if sender.ready().await.is_ok() {
+                return Ok(Lease { sender, reused: true });
+            }
+        }
+        self.fresh(endpoint).await
+    }
+
+    /// A new connection.
+    pub(super) async fn fresh(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
+        let stream = endpoint.dial().await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(ConnectError::Http)?;
+        let peer = endpoint.addr;
+        tokio::spawn(async move {
+            let ended = connection.with_upgrades().await;
+            debug!(%peer, ?ended, "a connection ended");
+        });
+        Ok(Lease { sender, reused: false })
+    }
+
+    /// Takes a connection back whose response has ended.
+    pub(super) fn put(&self, sender: SendRequest<Body>) {
+        let mut idle = self.idle();
+        if !sender.is_closed() && idle.len() < IDLE_MAX {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    /// Closes connections that were idle for too long.
+    pub(super) fn sweep(&self) {
+        self.idle().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+    }
+
+    fn take(&self) -> Option<SendRequest<Body>> {
+        let mut idle = self.idle();
+        let last = idle.pop()?;
+        if last.since.elapsed() < IDLE {
+            return Some(last.sender);
+        }
+        // The last is the youngest: all others are too old as well.
+        idle.clear();
+        None
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
