@@ -28,16 +28,16 @@ pub struct Options {
     proxy_uid: u32,
 
     /// Ports of the pod that callers reach without the mesh, such as 3306,5000-5100
-    #[arg(long, value_name = "PORTS", default_value = "", hide_default_value = true, value_parser = ports)]
+    #[arg(long, value_name = "PORTS", default_value = "", hide_default_value = true, value_parser = PortSet::parse)]
     skip_inbound_ports: PortSet,
 
     /// Destination ports that the pod dials without the mesh, such as 25,5000-5100
-    #[arg(long, value_name = "PORTS", default_value = "", hide_default_value = true, value_parser = ports)]
+    #[arg(long, value_name = "PORTS", default_value = "", hide_default_value = true, value_parser = PortSet::parse)]
     skip_outbound_ports: PortSet,
 
     /// Destination networks that the pod dials without the mesh, such as 10.9.0.0/16,fd00:9::/64
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = cidr)]
-    skip_outbound_cidrs: Vec<IpNet>,
+    #[arg(long, value_name = "CIDRS", default_value = "", hide_default_value = true, value_parser = networks)]
+    skip_outbound_cidrs: Networks,
 
     /// Which of the kernel's two iptables to use
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
@@ -51,6 +51,9 @@ pub struct Options {
     #[arg(long)]
     pub no_verify: bool,
 }
+
+#[derive(Clone, Debug)]
+struct Networks(Vec<IpNet>);
 
 /// Which back end the caller wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,18 +75,22 @@ impl Options {
             proxy_uid: self.proxy_uid,
             skip_inbound_ports: self.skip_inbound_ports.clone(),
             skip_outbound_ports: self.skip_outbound_ports.clone(),
-            skip_outbound_cidrs: self.skip_outbound_cidrs.clone(),
+            skip_outbound_cidrs: self.skip_outbound_cidrs.0.clone(),
         }
     }
 }
 
-fn ports(text: &str) -> Result<PortSet, String> {
-    PortSet::parse(text).map_err(|error| format!("{error}; give ports and ranges such as 3306,5000-5100"))
+/// A comma-separated list; an empty text is the empty list.
+fn networks(text: &str) -> Result<Networks, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(network).collect::<Result<_, _>>().map(Networks)
 }
 
-fn cidr(text: &str) -> Result<IpNet, String> {
+/// A network, or an address as the network of itself.
+fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    let wrong =
-        |_| "not a network; give an address and a prefix such as 10.9.0.0/16 or fd00:9::/64".to_owned();
+    let wrong = |_| {
+        format!("{text:?} is no network; give an address and a prefix such as 10.9.0.0/16 or fd00:9::/64")
+    };
     text.parse::<IpNet>().or_else(|_| address()).map_err(wrong)
 }

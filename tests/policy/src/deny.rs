@@ -33,7 +33,7 @@ pub struct Bans {
 /// A crate, or some of its versions, that may not be used.
 #[derive(Debug, Deserialize)]
 pub struct Ban {
-    /// `name` or `name@versions`.
+    /// `name` or `name:versions`.
     #[serde(rename = "crate")]
     pub spec: String,
     /// Why.
@@ -60,8 +60,8 @@ impl Deny {
 impl Ban {
     /// Whether it bans this version of `name`.
     pub fn covers(&self, name: &str, version: &Version) -> bool {
-        let (banned, versions) = self.spec.split_once('@').unwrap_or((&self.spec, "*"));
-        let versions = VersionReq::parse(versions).expect("a version requirement follows the @");
+        let (banned, versions) = self.spec.split_once(':').unwrap_or((&self.spec, "*"));
+        let versions = VersionReq::parse(versions).expect("a version requirement follows the colon");
         // `*` alone leaves out pre-releases, a ban without versions does not.
         banned == name && (versions == VersionReq::STAR || versions.matches(version))
     }
@@ -79,14 +79,14 @@ mod tests {
 
     #[test]
     fn a_floor_bans_what_is_older() {
-        check("h2@<0.4.18", "h2", "0.4.17", true);
-        check("h2@<0.4.18", "h2", "0.4.18", false);
-        check("h2@<0.4.18", "h3", "0.1.0", false);
+        check("h2:<0.4.18", "h2", "0.4.17", true);
+        check("h2:<0.4.18", "h2", "0.4.18", false);
+        check("h2:<0.4.18", "h3", "0.1.0", false);
     }
 
     #[test]
     fn a_development_release_is_banned_and_its_release_is_not() {
-        let spec = "rustls@>=0.24.0-dev.0, <0.24.0";
+        let spec = "rustls:>=0.24.0-dev.0, <0.24.0";
         check(spec, "rustls", "0.24.0-dev.3", true);
         check(spec, "rustls", "0.24.0", false);
         check(spec, "rustls", "0.23.46", false);
