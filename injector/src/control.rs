@@ -44,14 +44,24 @@ pub struct Control {
 
 impl Control {
     /// The service, with fresh limits.
-    pub fn new(index: Arc<Index>, authority: Arc<Authority>, metrics: Arc<Metrics>, reviewer: Reviewer) -> Self {
+    pub fn new(
+        index: Arc<Index>,
+        authority: Arc<Authority>,
+        metrics: Arc<Metrics>,
+        reviewer: Reviewer,
+    ) -> Self {
         let now = Instant::now();
         let limit = |each, all| Mutex::new(Limit::new(each, all, MOST_CALLERS, now));
         let (signing, reading) = (limit(SIGN_EACH, SIGN_ALL), limit(READ_EACH, READ_ALL));
         Self { index, authority, metrics, reviewer: Mutex::new(reviewer), signing, reading }
     }
 
-    async fn serve(&self, what: &str, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn serve(
+        &self,
+        what: &str,
+        caller: Caller,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         let method = if what == "sign" { Method::POST } else { Method::GET };
         if request.method() != method {
             let message = format!("{} takes {method} only", request.uri().path());
@@ -59,7 +69,9 @@ impl Control {
         }
         match what {
             "sign" => self.sign(&caller, request.into_body()).await,
-            "bundle" => Ok(whole(StatusCode::OK, "application/x-pem-file", self.authority.bundle().to_owned())),
+            "bundle" => {
+                Ok(whole(StatusCode::OK, "application/x-pem-file", self.authority.bundle().to_owned()))
+            }
             _ => {
                 allow(&self.reading, &caller)?;
                 let uri = request.uri();
@@ -121,9 +133,14 @@ where
     B: HttpBody,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let whole = Limited::new(body, longest).collect().await.map_err(|error| match error.is::<LengthLimitError>() {
-        true => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {longest} bytes")),
-        false => Refusal::bad("the body broke off"),
+    let whole = Limited::new(body, longest).collect().await.map_err(|error| {
+        match error.is::<LengthLimitError>() {
+            true => Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is longer than {longest} bytes"),
+            ),
+            false => Refusal::bad("the body broke off"),
+        }
     })?;
     String::from_utf8(whole.to_bytes().to_vec()).map_err(|_| Refusal::bad("the body is not UTF-8"))
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
-use mesh::contract::{CONTROL_HEALTH_PORT, CONTROL_METRICS_PORT, CONTROL_PORT, DEFAULT_TRUST_DOMAIN, WEBHOOK_PORT};
+use mesh::contract::{
+    CONTROL_HEALTH_PORT, CONTROL_METRICS_PORT, CONTROL_PORT, DEFAULT_TRUST_DOMAIN, WEBHOOK_PORT,
+};
 use mesh::identity::TrustDomain;
 use mesh::settings;
 

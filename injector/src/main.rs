@@ -57,7 +57,8 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&flags.log).with_context(|| format!("--log {:?}", flags.log))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(&flags.log)
+        .with_context(|| format!("--log {:?}", flags.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(start(flags))
@@ -69,7 +70,8 @@ async fn start(flags: &Flags) -> Result<()> {
     let leaf_life = Duration::from_secs(flags.leaf_ttl);
     let authority = Arc::new(Authority::open(&state, &flags.trust_domain, leaf_life, SystemTime::now())?);
     let reviewer = reviewer(flags)?;
-    let serving = Arc::new(Serving::new(Arc::clone(&authority), flags.advertise.clone()).context("--advertise")?);
+    let serving =
+        Arc::new(Serving::new(Arc::clone(&authority), flags.advertise.clone()).context("--advertise")?);
     let tls = TlsAcceptor::from(Arc::new(certificate::tls(Arc::clone(&serving))?));
     let [control, webhook, metrics_page, health] = listeners(flags).await?;
 
@@ -77,10 +79,12 @@ async fn start(flags: &Flags) -> Result<()> {
     let index = Arc::new(Index::new(state.next_epoch(epoch)?));
     let metrics = Arc::new(Metrics::new());
     let report = Arc::new(RwLock::new(Report::default()));
-    let taker = Taker { index: Arc::clone(&index), metrics: Arc::clone(&metrics), report: Arc::clone(&report) };
+    let taker =
+        Taker { index: Arc::clone(&index), metrics: Arc::clone(&metrics), report: Arc::clone(&report) };
     source::follow(&flags.manifests, taker)?;
     if let Some(path) = &flags.bundle_out {
-        write_atomically(path, authority.bundle(), 0o644).with_context(|| format!("cannot write {}", path.display()))?;
+        write_atomically(path, authority.bundle(), 0o644)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
 
     let service = Control::new(Arc::clone(&index), Arc::clone(&authority), Arc::clone(&metrics), reviewer);
@@ -117,10 +121,17 @@ async fn listeners(flags: &Flags) -> Result<[TcpListener; 4]> {
         listener.with_context(|| format!("cannot listen on port {port} of {}", flags.listen))
     };
     let Ports { control_port, webhook_port, metrics_port, health_port, ports_out } = &flags.ports;
-    let listeners =
-        [listen(*control_port).await?, listen(*webhook_port).await?, listen(*metrics_port).await?, listen(*health_port).await?];
+    let listeners = [
+        listen(*control_port).await?,
+        listen(*webhook_port).await?,
+        listen(*metrics_port).await?,
+        listen(*health_port).await?,
+    ];
     if let Some(path) = ports_out {
-        let ports: Vec<String> = listeners.iter().map(|listener| Ok(listener.local_addr()?.port().to_string())).collect::<Result<_>>()?;
+        let ports: Vec<String> = listeners
+            .iter()
+            .map(|listener| Ok(listener.local_addr()?.port().to_string()))
+            .collect::<Result<_>>()?;
         write_atomically(path, &ports.join(" "), 0o644)?;
     }
     Ok(listeners)

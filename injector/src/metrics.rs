@@ -67,12 +67,20 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("requests", "Requests answered, by what they asked for and the status code", self.requests.clone());
+        registry.register(
+            "requests",
+            "Requests answered, by what they asked for and the status code",
+            self.requests.clone(),
+        );
         registry.register("injections", "Pods admitted, by what was done with them", self.injections.clone());
         registry.register("watches", "Watches that are open", self.watches.clone());
         registry.register("objects", "Objects known, by kind", self.objects.clone());
         registry.register("broken_files", "Manifests with an error", self.broken_files.clone());
-        registry.register("source_generation", "Changes taken from the manifests' directory", self.generation.clone());
+        registry.register(
+            "source_generation",
+            "Changes taken from the manifests' directory",
+            self.generation.clone(),
+        );
     }
 
     /// Counts an answer on 15012: `what` is "sign", "bundle" or "read".

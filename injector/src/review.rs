@@ -88,7 +88,12 @@ impl Reviewer {
     }
 
     /// Who sends `token`, if it is good and its pod is there.
-    pub fn review(&mut self, token: &str, state: &State, now: (Instant, SystemTime)) -> Result<Caller, Refusal> {
+    pub fn review(
+        &mut self,
+        token: &str,
+        state: &State,
+        now: (Instant, SystemTime),
+    ) -> Result<Caller, Refusal> {
         let claims = self.claims(token, now)?;
         let bound = &claims.kubernetes;
         let account = &bound.serviceaccount.name;
@@ -122,7 +127,9 @@ impl Reviewer {
         let decoded = decode::<Claims>(token, &self.key, &self.validation);
         let claims = decoded.map_err(|error| unauthorized(&reason(error.kind())))?.claims;
         match claims.exp.saturating_sub(claims.iat.min(now)) > LONGEST_LIFE {
-            true => Err(unauthorized("the token lives longer than an hour: project it with expirationSeconds 3600")),
+            true => Err(unauthorized(
+                "the token lives longer than an hour: project it with expirationSeconds 3600",
+            )),
             false => Ok(claims),
         }
     }
@@ -162,9 +169,13 @@ fn reason(kind: &ErrorKind) -> String {
         ErrorKind::ImmatureSignature => "the token is not valid yet".to_owned(),
         ErrorKind::InvalidAudience => format!("the token's audience is not {TOKEN_AUDIENCE}"),
         ErrorKind::InvalidSignature => "the token is not signed by this cluster's key".to_owned(),
-        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => "the token is not signed with ES256".to_owned(),
+        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => {
+            "the token is not signed with ES256".to_owned()
+        }
         ErrorKind::MissingRequiredClaim(claim) => format!("the token has no claim {claim:?}"),
-        ErrorKind::Json(error) => format!("the token is not that of a service account, bound to a pod: {error}"),
+        ErrorKind::Json(error) => {
+            format!("the token is not that of a service account, bound to a pod: {error}")
+        }
         _ => "it is not a token".to_owned(),
     }
 }

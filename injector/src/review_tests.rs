@@ -1,1 +1,167 @@
 use super::*;
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use rcgen::{KeyPair, PublicKeyData};
+use serde_json::{Value, json};
+
+use crate::index::Index;
+use crate::index::tests::{index, pod, put, remove};
+
+struct Bed {
+    key: KeyPair,
+    reviewer: Reviewer,
+    index: Index,
+}
+
+fn unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+impl Bed {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let public = public_pem(&key);
+        let reviewer =
+            Reviewer::new(public.as_bytes(), TrustDomain::parse("cluster.local").unwrap()).unwrap();
+        Self { key, reviewer, index: index(100, &pod("web-0", "10.1.0.3")) }
+    }
+
+    fn review(&mut self, claims: &Value) -> Result<Caller, Refusal> {
+        let token = token(&self.key, claims);
+        self.reviewer.review(&token, &self.index.read(), (Instant::now(), SystemTime::now()))
+    }
+
+    #[track_caller]
+    fn check_refused(&mut self, claims: &Value, code: u16, message: &str) {
+        let refusal = self.review(claims).unwrap_err();
+        assert_eq!((refusal.code.as_u16(), refusal.message.as_str()), (code, message));
+    }
+}
+
+fn public_pem(key: &KeyPair) -> String {
+    let der = key.subject_public_key_info();
+    let text = k8s_openapi::serde_json::to_value(k8s_openapi::ByteString(der)).unwrap();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", text.as_str().unwrap())
+}
+
+fn token(key: &KeyPair, claims: &Value) -> String {
+    let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
+    encode(&Header::new(Algorithm::ES256), claims, &key).unwrap()
+}
+
+fn claims() -> Value {
+    json!({
+        "aud": ["heddle.dev"], "iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:shop:web",
+        "iat": unix(), "nbf": unix(), "exp": unix() + 3600,
+        "kubernetes.io": {
+            "namespace": "shop", "serviceaccount": {"name": "web", "uid": "u"}, "pod": {"name": "web-0", "uid": "uid-web-0"},
+        },
+    })
+}
+
+fn with(pointer: &str, value: Value) -> Value {
+    let mut claims = claims();
+    *claims.pointer_mut(pointer).unwrap() = value;
+    claims
+}
+
+#[test]
+fn a_good_token_proves_pod_and_identity() {
+    let caller = Bed::new().review(&claims()).unwrap();
+    assert_eq!(caller.identity.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!((caller.pod.to_string().as_str(), caller.uid.as_str()), ("shop/web-0", "uid-web-0"));
+}
+
+#[test]
+fn another_audience_is_refused() {
+    let claims = with("/aud", json!(["https://kubernetes.default.svc"]));
+    Bed::new().check_refused(&claims, 401, "the token's audience is not heddle.dev");
+}
+
+#[test]
+fn an_expired_or_too_long_token_is_refused() {
+    let mut bed = Bed::new();
+    bed.check_refused(&with("/exp", json!(unix() - 1)), 401, "the token has expired");
+    let long = "the token lives longer than an hour: project it with expirationSeconds 3600";
+    bed.check_refused(&with("/exp", json!(unix() + 3700)), 401, long);
+    let mut later = with("/exp", json!(unix() + 90_000));
+    later["iat"] = json!(unix() + 89_000);
+    bed.check_refused(&later, 401, long);
+    bed.check_refused(&with("/nbf", json!(unix() + 60)), 401, "the token is not valid yet");
+}
+
+#[test]
+fn the_pod_must_be_the_very_one() {
+    let mut bed = Bed::new();
+    let uid = "/kubernetes.io/pod/uid";
+    bed.check_refused(
+        &with(uid, json!("other")),
+        403,
+        "pod shop/web-0 was replaced: the token is of the one before",
+    );
+    bed.check_refused(
+        &with("/kubernetes.io/pod/name", json!("web-1")),
+        403,
+        "pod shop/web-1 is not known (yet)",
+    );
+    let mut other = with("/kubernetes.io/serviceaccount/name", json!("api"));
+    other["sub"] = json!("system:serviceaccount:shop:api");
+    bed.check_refused(&other, 403, "pod shop/web-0 has another service account than the token");
+}
+
+#[test]
+fn subject_and_service_account_must_agree() {
+    let claims = with("/sub", json!("system:serviceaccount:shop:admin"));
+    Bed::new().check_refused(&claims, 401, "the token's subject and its service account differ");
+}
+
+#[test]
+fn a_remembered_token_ends_with_its_pod() {
+    let mut bed = Bed::new();
+    let claims = claims();
+    assert!(bed.review(&claims).is_ok());
+    put(&bed.index, &pod("web-0", "10.1.0.3").replace("Running", "Failed"));
+    bed.check_refused(&claims, 403, "pod shop/web-0 has finished");
+    remove(&bed.index, &pod("web-0", "10.1.0.3"));
+    bed.check_refused(&claims, 403, "pod shop/web-0 is not known (yet)");
+}
+
+#[test]
+fn a_remembered_token_still_expires() {
+    let mut bed = Bed::new();
+    let token = token(&bed.key, &claims());
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    assert!(bed.reviewer.review(&token, &bed.index.read(), (now, clock)).is_ok());
+    assert_eq!(bed.reviewer.remembered.len(), 1);
+    let claims = bed.reviewer.remembered.get_mut(&token).unwrap();
+    claims.0.exp = unix() - 1;
+    // Not answered from memory: the token itself is checked again, and is good.
+    assert!(bed.reviewer.review(&token, &bed.index.read(), (now, clock)).is_ok());
+    assert!(bed.reviewer.remembered[&token].0.exp > unix());
+}
+
+#[test]
+fn another_key_or_algorithm_proves_nothing() {
+    let mut bed = Bed::new();
+    let review = |bed: &mut Bed, token: &str| {
+        bed.reviewer
+            .review(token, &bed.index.read(), (Instant::now(), SystemTime::now()))
+            .unwrap_err()
+            .message
+    };
+    let other = token(&KeyPair::generate().unwrap(), &claims());
+    assert_eq!(review(&mut bed, &other), "the token is not signed by this cluster's key");
+    let secret = EncodingKey::from_secret(public_pem(&bed.key).as_bytes());
+    let confused = encode(&Header::new(Algorithm::HS256), &claims(), &secret).unwrap();
+    assert_eq!(review(&mut bed, &confused), "the token is not signed with ES256");
+    assert_eq!(review(&mut bed, "nonsense"), "it is not a token");
+    assert_eq!(review(&mut bed, &"x".repeat(9000)), "the token is longer than 8 KiB");
+}
+
+#[test]
+fn a_token_without_a_pod_is_refused() {
+    let mut claims = claims();
+    claims["kubernetes.io"].as_object_mut().unwrap().remove("pod");
+    let refusal = Bed::new().review(&claims).unwrap_err();
+    assert!(refusal.message.contains("bound to a pod"), "{}", refusal.message);
+}

@@ -83,7 +83,12 @@ pub async fn serve<A: Answer>(listener: TcpListener, tls: Option<TlsAcceptor>, a
     }
 }
 
-async fn connection<A: Answer>(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, answer: Arc<A>) {
+async fn connection<A: Answer>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    answer: Arc<A>,
+) {
     // Events are small and urgent: waiting for more bytes (Nagle) would delay them.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else { return http(stream, peer, answer).await };
@@ -94,7 +99,11 @@ async fn connection<A: Answer>(stream: TcpStream, peer: SocketAddr, tls: Option<
     }
 }
 
-async fn http<A: Answer>(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr, answer: Arc<A>) {
+async fn http<A: Answer>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: SocketAddr,
+    answer: Arc<A>,
+) {
     let service = service_fn(move |request| {
         let answer = Arc::clone(&answer);
         async move { Ok::<_, Infallible>(answer.answer(request).await) }

@@ -63,7 +63,9 @@ impl Webhook {
     fn review(&self, request: &Admission) -> Value {
         let (outcome, mut response) = match self.decide(request) {
             Decision::Patch(operations) => ("patched", patched(&operations)),
-            Decision::Skip(reason) => ("skipped", json!({"allowed": true, "warnings": [format!("heddle: not injected: {reason}")]})),
+            Decision::Skip(reason) => {
+                ("skipped", json!({"allowed": true, "warnings": [format!("heddle: not injected: {reason}")]}))
+            }
             Decision::Deny(reason) => ("denied", denied(&reason)),
         };
         self.metrics.injected(outcome);

@@ -55,7 +55,9 @@ pub fn requested_key(csr: &str, identity: &Identity) -> Result<PublicKey, CsrErr
 
 /// The algorithm is that of the request's signature, which does not name the curve: the point's size does.
 fn is_p256(key: &PublicKey) -> bool {
-    *key.algorithm() == PKCS_ECDSA_P256_SHA256 && key.der_bytes().len() == 65 && key.der_bytes().first() == Some(&4)
+    *key.algorithm() == PKCS_ECDSA_P256_SHA256
+        && key.der_bytes().len() == 65
+        && key.der_bytes().first() == Some(&4)
 }
 
 /// A name as people read it, not as rcgen prints it.
@@ -76,11 +78,20 @@ pub fn svid(identity: &Identity, not_before: u64, not_after: u64) -> Result<Cert
 }
 
 /// A server's certificate. It holds no URI, so it is nobody in the mesh.
-pub fn server(names: Vec<SanType>, not_before: u64, not_after: u64) -> Result<CertificateParams, rcgen::Error> {
+pub fn server(
+    names: Vec<SanType>,
+    not_before: u64,
+    not_after: u64,
+) -> Result<CertificateParams, rcgen::Error> {
     leaf(names, &[ExtendedKeyUsagePurpose::ServerAuth], not_before, not_after)
 }
 
-fn leaf(names: Vec<SanType>, usages: &[ExtendedKeyUsagePurpose], not_before: u64, not_after: u64) -> Result<CertificateParams, rcgen::Error> {
+fn leaf(
+    names: Vec<SanType>,
+    usages: &[ExtendedKeyUsagePurpose],
+    not_before: u64,
+    not_after: u64,
+) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = names;

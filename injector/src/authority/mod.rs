@@ -68,12 +68,19 @@ pub struct Signed {
 
 impl Authority {
     /// The authority whose root is in `state`; it is made there at the first start.
-    pub fn open(state: &StateDirectory, trust_domain: &TrustDomain, leaf_life: Duration, now: SystemTime) -> Result<Self, AuthorityError> {
+    pub fn open(
+        state: &StateDirectory,
+        trust_domain: &TrustDomain,
+        leaf_life: Duration,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
         let (key, root) = match state.root()? {
             Some((key, root)) => (KeyPair::from_pem(&key)?, root),
             None => {
                 let key = KeyPair::generate()?;
-                let root = root::params(&domain_uri(trust_domain), not_before(now), unix(now))?.self_signed(&key)?.pem();
+                let root = root::params(&domain_uri(trust_domain), not_before(now), unix(now))?
+                    .self_signed(&key)?
+                    .pem();
                 state.keep_root(&key.serialize_pem(), &root)?;
                 (key, root)
             }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -25,7 +26,9 @@ pub enum RootError {
     #[error("its key is another one's: restore both files from one backup")]
     OtherKey,
     /// Made for another mesh.
-    #[error("it is of {found:?}, not of {expected:?}: start with that --trust-domain, or with an empty --state directory")]
+    #[error(
+        "it is of {found:?}, not of {expected:?}: start with that --trust-domain, or with an empty --state directory"
+    )]
     OtherDomain {
         /// The trust domain that it names.
         found: String,

@@ -21,7 +21,9 @@ pub enum StateError {
         error: io::Error,
     },
     /// Half of it, or all of it, is gone.
-    #[error("{0} was there and is gone: restore it from a backup, or empty the state directory to begin a new mesh")]
+    #[error(
+        "{0} was there and is gone: restore it from a backup, or empty the state directory to begin a new mesh"
+    )]
     Vanished(PathBuf),
     /// The epoch is not a number.
     #[error("{0} does not hold a number: delete it if the clock is right")]

@@ -22,7 +22,12 @@ use crate::metrics::Metrics;
 const JSON: &str = "application/json";
 
 /// Answers a read of `path` with the query string `query`.
-pub fn answer(index: &Arc<Index>, metrics: &Metrics, path: &str, query: &str) -> Result<Response<Body>, Refusal> {
+pub fn answer(
+    index: &Arc<Index>,
+    metrics: &Metrics,
+    path: &str,
+    query: &str,
+) -> Result<Response<Body>, Refusal> {
     let query = Query::parse(path, query)?;
     match &query.mode {
         Mode::Get => get(&index.read(), &query),
@@ -48,7 +53,10 @@ fn get(state: &State, query: &Query) -> Result<Response<Body>, Refusal> {
 fn list(state: &State, query: &Query) -> Bytes {
     let metadata = json!({"resourceVersion": state.version().to_string()});
     let mut body = BytesMut::new();
-    body.put_slice(format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",", query.kind.as_str(), query.api_version).as_bytes());
+    body.put_slice(
+        format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",", query.kind.as_str(), query.api_version)
+            .as_bytes(),
+    );
     body.put_slice(format!("\"metadata\":{metadata},\"items\":[").as_bytes());
     for (index, entry) in select(state, query).iter().enumerate() {
         if index > 0 {

@@ -93,7 +93,14 @@ impl Query {
         let selector = path.selector(&parameters)?;
         let mode = path.mode(&parameters)?;
         let namespace = path.namespace.map(Arc::from);
-        let query = Self { kind: path.kind, api_version: path.api_version, namespace, selector, labels: parameters.labels, mode };
+        let query = Self {
+            kind: path.kind,
+            api_version: path.api_version,
+            namespace,
+            selector,
+            labels: parameters.labels,
+            mode,
+        };
         query.allowed()
     }
 
@@ -119,9 +126,9 @@ impl Query {
             Serving::ByName if self.mode != Mode::Get => {
                 Err(Refusal::forbidden(format!("{plural} are served one at a time, by name")))
             }
-            _ if self.namespace.is_none() && self.selector == Selector::All => Err(Refusal::forbidden(format!(
-                "{plural} are listed by namespace, name or address, not of the whole cluster"
-            ))),
+            _ if self.namespace.is_none() && self.selector == Selector::All => Err(Refusal::forbidden(
+                format!("{plural} are listed by namespace, name or address, not of the whole cluster"),
+            )),
             _ if self.namespace.is_none() && named && self.kind.namespaced() => {
                 Err(Refusal::bad(format!("the path must name the namespace of the {plural}")))
             }
@@ -145,7 +152,9 @@ impl<'p> Path<'p> {
         let (group, version, rest) = match segments.as_slice() {
             ["api", "v1", rest @ ..] => ("", "v1", rest),
             ["apis", "discovery.k8s.io", "v1", rest @ ..] => ("discovery.k8s.io", "v1", rest),
-            ["apis", GATEWAY_GROUP, version, rest @ ..] if is_version(version) => (GATEWAY_GROUP, *version, rest),
+            ["apis", GATEWAY_GROUP, version, rest @ ..] if is_version(version) => {
+                (GATEWAY_GROUP, *version, rest)
+            }
             _ => return Err(absent()),
         };
         let (namespace, plural, name) = match rest {
@@ -188,15 +197,15 @@ fn is_version(text: &str) -> bool {
 }
 
 fn selected(kind: Kind, field: &str, value: &str) -> Result<Selector, Refusal> {
-    let address = || value.parse::<IpAddr>().map_err(|_| Refusal::bad(format!("{value:?} is not an IP address")));
+    let address =
+        || value.parse::<IpAddr>().map_err(|_| Refusal::bad(format!("{value:?} is not an IP address")));
     match (kind, field) {
         (_, "metadata.name") => Ok(Selector::Name(Arc::from(value))),
         (Kind::Service, "spec.clusterIPs") => Ok(Selector::Linked(Link::ServiceAddress(address()?))),
         (Kind::Pod, "status.podIPs") => Ok(Selector::Linked(Link::PodAddress(address()?))),
-        (Kind::Pod, "heddle.dev/service") => value
-            .parse::<ObjectName>()
-            .map(Selector::PodsOf)
-            .map_err(|error| Refusal::bad(error.to_string())),
+        (Kind::Pod, "heddle.dev/service") => {
+            value.parse::<ObjectName>().map(Selector::PodsOf).map_err(|error| Refusal::bad(error.to_string()))
+        }
         _ => Err(Refusal::bad(format!("{} cannot be selected by {field:?}", kind.plural()))),
     }
 }
@@ -215,7 +224,8 @@ struct Parameters {
 
 impl Parameters {
     fn take(&mut self, name: &str, value: Cow<'_, str>) -> Result<(), Refusal> {
-        let number = || value.parse::<u64>().map_err(|_| Refusal::bad(format!("{name}={value} is not a number")));
+        let number =
+            || value.parse::<u64>().map_err(|_| Refusal::bad(format!("{name}={value} is not a number")));
         match name {
             _ if value.is_empty() => {}
             "fieldSelector" => self.field = Some(equality(&value)?),
@@ -232,7 +242,8 @@ impl Parameters {
 
     fn watch_options(&self) -> Result<WatchOptions, Refusal> {
         if self.initial_events && !self.bookmarks {
-            let message = "sendInitialEvents needs allowWatchBookmarks: a bookmark marks the end of the initial events";
+            let message =
+                "sendInitialEvents needs allowWatchBookmarks: a bookmark marks the end of the initial events";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
         }
         let start = match self.version {
@@ -240,7 +251,9 @@ impl Parameters {
             None | Some(0) => Start::Present,
             Some(version) => Start::After(version),
         };
-        let timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |seconds| Duration::from_secs(seconds.clamp(1, LONGEST_TIMEOUT)));
+        let timeout = self
+            .timeout
+            .map_or(DEFAULT_TIMEOUT, |seconds| Duration::from_secs(seconds.clamp(1, LONGEST_TIMEOUT)));
         Ok(WatchOptions { start, bookmarks: self.bookmarks, timeout })
     }
 }

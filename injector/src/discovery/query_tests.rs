@@ -82,7 +82,14 @@ fn some_kinds_are_served_by_name_alone() {
 
 #[test]
 fn nonsense_is_refused_with_a_reason() {
-    for target in ["/", "/api", "/api/v2/pods", "/api/v1/namespaces//pods", "/api/v1/namespaces/shop/pods/", "/api/v1/pods/web"] {
+    for target in [
+        "/",
+        "/api",
+        "/api/v2/pods",
+        "/api/v1/namespaces//pods",
+        "/api/v1/namespaces/shop/pods/",
+        "/api/v1/pods/web",
+    ] {
         check_refused(target, 404);
     }
     check_refused("/api/v1/pods?fieldSelector=status.podIPs=web", 400);

@@ -32,7 +32,12 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
 const PIECE: usize = 64 * 1024;
 
 /// The events of `query`, from `options.start` on, for `options.timeout`.
-pub fn watch(index: Arc<Index>, query: Query, options: &WatchOptions, watching: Watching) -> impl Stream<Item = Bytes> + use<> {
+pub fn watch(
+    index: Arc<Index>,
+    query: Query,
+    options: &WatchOptions,
+    watching: Watching,
+) -> impl Stream<Item = Bytes> + use<> {
     let now = Instant::now();
     let watch = Watch {
         head: index.head(),
@@ -145,7 +150,8 @@ impl Follower {
             if events.len() >= PIECE {
                 return Ok(events.freeze());
             }
-            let [before, after] = [&event.before, &event.after].map(|side| side.as_ref().filter(|entry| self.query.matches(entry)));
+            let [before, after] = [&event.before, &event.after]
+                .map(|side| side.as_ref().filter(|entry| self.query.matches(entry)));
             put_change(&mut events, before, after, event.version);
             self.place = event.version;
         }
@@ -160,7 +166,8 @@ impl Follower {
         if !concerned {
             return Ok(Bytes::new());
         }
-        let now: BTreeMap<_, _> = select(state, &self.query).into_iter().map(|entry| (entry.key.name.clone(), entry)).collect();
+        let now: BTreeMap<_, _> =
+            select(state, &self.query).into_iter().map(|entry| (entry.key.name.clone(), entry)).collect();
         let mut events = BytesMut::new();
         for (name, old) in self.members.iter().filter(|(name, _)| !now.contains_key(*name)) {
             let _ = name;

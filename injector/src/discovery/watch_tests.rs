@@ -1,1 +1,166 @@
 use super::*;
+
+use serde_json::Value;
+
+use crate::index::VERSIONS_PER_EPOCH;
+use crate::index::tests::{index, pod, put as apply, remove, service, slice};
+
+struct Bed {
+    index: Index,
+    follower: Follower,
+}
+
+impl Bed {
+    fn new(log: usize, yaml: &str, target: &str) -> Self {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let query = Query::parse(path, query).unwrap();
+        Self { index: index(log, yaml), follower: Follower { query, place: 0, members: BTreeMap::new() } }
+    }
+
+    #[track_caller]
+    fn check_present(&mut self, expected: &[&str]) {
+        let events = self.follower.present(&self.index.read());
+        assert_eq!(shown(&events), expected);
+    }
+
+    #[track_caller]
+    fn check(&mut self, expected: &[&str]) {
+        let events = self.follower.advance(&self.index.read()).unwrap();
+        assert_eq!(shown(&events), expected);
+    }
+}
+
+fn shown(events: &[u8]) -> Vec<String> {
+    let events = serde_json::Deserializer::from_slice(events).into_iter::<Value>().map(Result::unwrap);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    events.map(|event| text(&event["type"]) + " " + &text(&event["object"]["metadata"]["name"])).collect()
+}
+
+const SERVICES: &str = "/api/v1/namespaces/shop/services?watch=1";
+const BY_ADDRESS: &str = "/api/v1/services?fieldSelector=spec.clusterIPs=10.96.0.5&watch=1";
+const PODS_OF_WEB: &str = "/api/v1/pods?fieldSelector=heddle.dev/service=shop/web&watch=1";
+
+#[test]
+fn a_watcher_sees_what_comes_changes_and_goes() {
+    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
+    bed.check_present(&["ADDED web"]);
+    bed.check(&[]);
+    apply(&bed.index, &(service("web", "10.96.0.6") + &service("api", "10.96.0.7")));
+    bed.check(&["ADDED api", "MODIFIED web"]);
+    remove(&bed.index, &service("web", "10.96.0.6"));
+    bed.check(&["DELETED web"]);
+}
+
+#[test]
+fn other_kinds_and_namespaces_are_not_its_business() {
+    let mut bed = Bed::new(100, "", SERVICES);
+    bed.check_present(&[]);
+    apply(&bed.index, &pod("web-0", "10.1.0.3"));
+    apply(&bed.index, &service("web", "10.96.0.5").replace("shop", "other"));
+    bed.check(&[]);
+    assert_eq!(bed.follower.place, bed.index.read().version());
+}
+
+#[test]
+fn an_object_enters_and_leaves_a_selector() {
+    let mut bed = Bed::new(100, &service("web", "10.96.0.9"), BY_ADDRESS);
+    bed.check_present(&[]);
+    apply(&bed.index, &service("web", "10.96.0.5"));
+    bed.check(&["ADDED web"]);
+    apply(&bed.index, &service("web", "10.96.0.9"));
+    bed.check(&["DELETED web"]);
+}
+
+#[test]
+fn a_replaced_object_is_another_one() {
+    let target = "/api/v1/namespaces/shop/pods?fieldSelector=metadata.name=web-0&watch=1";
+    let mut bed = Bed::new(100, &pod("web-0", "10.1.0.3"), target);
+    bed.check_present(&["ADDED web-0"]);
+    apply(&bed.index, &pod("web-0", "10.1.0.3").replace("uid-", "new-"));
+    bed.check(&["DELETED web-0", "ADDED web-0"]);
+}
+
+#[test]
+fn a_services_pods_follow_its_slices_and_themselves() {
+    let pods = pod("web-0", "10.1.0.3") + &pod("web-1", "10.1.0.4");
+    let mut bed = Bed::new(100, &(pods + &slice("web", "10.1.0.3")), PODS_OF_WEB);
+    bed.check_present(&["ADDED web-0"]);
+    apply(&bed.index, &slice("web", "10.1.0.4"));
+    bed.check(&["DELETED web-0", "ADDED web-1"]);
+    apply(&bed.index, &slice("api", "10.1.0.3"));
+    bed.check(&[]);
+    apply(&bed.index, &pod("web-1", "10.1.0.4").replace("Running", "Pending"));
+    bed.check(&["MODIFIED web-1"]);
+    remove(&bed.index, &pod("web-1", "10.1.0.4"));
+    bed.check(&["DELETED web-1"]);
+}
+
+#[test]
+fn a_watch_goes_on_where_another_ended() {
+    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
+    let version = bed.index.read().version();
+    apply(&bed.index, &service("web", "10.96.0.6"));
+    let events = bed.follower.resume(&bed.index.read(), version).unwrap();
+    assert_eq!(shown(&events), ["MODIFIED web"]);
+}
+
+#[test]
+fn a_services_pods_go_on_only_if_nothing_happened_to_them() {
+    let all = pod("web-0", "10.1.0.3") + &slice("web", "10.1.0.3");
+    let mut bed = Bed::new(100, &all, PODS_OF_WEB);
+    let version = bed.index.read().version();
+    apply(&bed.index, &service("web", "10.96.0.5"));
+    assert!(bed.follower.resume(&bed.index.read(), version).unwrap().is_empty());
+    apply(&bed.index, &slice("web", "10.1.0.4"));
+    assert_eq!(bed.follower.resume(&bed.index.read(), version), Err(Expired));
+}
+
+#[test]
+fn a_slow_watcher_is_told_to_list_again() {
+    let mut bed = Bed::new(2, &service("web", "10.96.0.5"), SERVICES);
+    bed.check_present(&["ADDED web"]);
+    for ip in ["10.96.0.6", "10.96.0.7", "10.96.0.8"] {
+        apply(&bed.index, &service("web", ip));
+    }
+    assert_eq!(bed.follower.advance(&bed.index.read()), Err(Expired));
+    let event: Value = serde_json::from_slice(&expired()).unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"]), (&Value::from("ERROR"), &Value::from(410)));
+}
+
+#[test]
+fn a_version_of_another_epoch_has_expired() {
+    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
+    for version in [1, VERSIONS_PER_EPOCH * 2 + 1, VERSIONS_PER_EPOCH + 999] {
+        assert_eq!(bed.follower.resume(&bed.index.read(), version), Err(Expired), "{version}");
+    }
+}
+
+#[test]
+fn a_bookmark_tells_the_version_and_the_end_of_the_initial_events() {
+    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
+    bed.check_present(&["ADDED web"]);
+    let event: Value = serde_json::from_slice(&bed.follower.bookmark(true)).unwrap();
+    let metadata = &event["object"]["metadata"];
+    assert_eq!(metadata["resourceVersion"], bed.index.read().version().to_string());
+    assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true");
+}
+
+#[test]
+fn many_changes_come_in_pieces_and_all_of_them() {
+    let mut bed = Bed::new(10_000, "", SERVICES);
+    bed.check_present(&[]);
+    let names: Vec<String> = (0..1000).map(|number| format!("web-{number:03}")).collect();
+    let all: String = names.iter().map(|name| service(name, "10.96.0.5")).collect();
+    apply(&bed.index, &all);
+    let (mut seen, mut pieces) = (Vec::new(), 0);
+    loop {
+        let events = bed.follower.advance(&bed.index.read()).unwrap();
+        if events.is_empty() {
+            break;
+        }
+        seen.extend(shown(&events));
+        pieces += 1;
+    }
+    assert!(pieces > 1);
+    assert_eq!(seen, names.iter().map(|name| format!("ADDED {name}")).collect::<Vec<_>>());
+}

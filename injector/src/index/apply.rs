@@ -55,7 +55,9 @@ impl State {
 
     /// Every route that is bound to one of `services` or names it as a backend.
     fn routes_of(&self, services: &BTreeSet<ServiceName>) -> BTreeSet<Key> {
-        let links = services.iter().flat_map(|service| [Link::Parent(service.clone()), Link::Backend(service.clone())]);
+        let links = services
+            .iter()
+            .flat_map(|service| [Link::Parent(service.clone()), Link::Backend(service.clone())]);
         links.filter_map(|link| self.links.get(&link)).flatten().cloned().collect()
     }
 

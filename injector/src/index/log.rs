@@ -69,7 +69,8 @@ mod tests {
         for version in 11..=13 {
             log.push(Event { version, before: None, after: None });
         }
-        let found: Result<Vec<u64>, Expired> = log.since(since).map(|events| events.map(|event| event.version).collect());
+        let found: Result<Vec<u64>, Expired> =
+            log.since(since).map(|events| events.map(|event| event.version).collect());
         assert_eq!(found, expected.map(<[u64]>::to_vec));
     }
 

@@ -83,7 +83,13 @@ impl State {
     fn new(epoch: u64, capacity: usize) -> Self {
         // The first version of an epoch is 1: "0" means "any" to Kubernetes' clients.
         let version = epoch * VERSIONS_PER_EPOCH + 1;
-        Self { entries: HashMap::new(), links: HashMap::new(), log: Log::new(capacity, version), version, epoch }
+        Self {
+            entries: HashMap::new(),
+            links: HashMap::new(),
+            log: Log::new(capacity, version),
+            version,
+            epoch,
+        }
     }
 
     /// The version of the last change.

@@ -1,6 +1,8 @@
 //! The two containers and two volumes that a pod gets.
 
-use mesh::contract::{CONTROL_PORT, HEALTH_PORT, INIT_CONTAINER, METRICS_PORT, PROXY_CONTAINER, PROXY_UID, TOKEN_AUDIENCE};
+use mesh::contract::{
+    CONTROL_PORT, HEALTH_PORT, INIT_CONTAINER, METRICS_PORT, PROXY_CONTAINER, PROXY_UID, TOKEN_AUDIENCE,
+};
 use mesh::settings::{AccessLog, MtlsMode, PortSet, Settings};
 use serde_json::{Map, Value, json};
 
@@ -118,7 +120,8 @@ fn environment(settings: &Settings, config: &Config, probes: &Map<String, Value>
         ("NODE_NAME", "spec.nodeName"),
         ("SERVICE_ACCOUNT", "spec.serviceAccountName"),
     ];
-    let from_pod = from_pod.map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
+    let from_pod =
+        from_pod.map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
     let values = values(settings, config, probes);
     let set = values.into_iter().filter(|(_, value)| !value.is_empty());
     from_pod.into_iter().chain(set.map(|(name, value)| json!({"name": name, "value": value}))).collect()

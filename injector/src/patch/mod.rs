@@ -72,7 +72,9 @@ fn reason_to_skip(pod: &Pod, namespace: &str, labels: Option<&Namespace>) -> Opt
         Some("enabled") => {}
         Some("disabled") => return Some(format!("{INJECT_LABEL} is disabled")),
         Some(other) => return Some(format!("{INJECT_LABEL} is {other:?}: it must be enabled or disabled")),
-        None => return Some(format!("neither the pod nor its namespace has the label {INJECT_LABEL}: enabled")),
+        None => {
+            return Some(format!("neither the pod nor its namespace has the label {INJECT_LABEL}: enabled"));
+        }
     }
     let spec = pod.spec.as_ref()?;
     if spec.host_network == Some(true) {
@@ -115,7 +117,9 @@ fn default_container(pod: &Pod) -> Vec<Value> {
     match &pod.metadata.annotations {
         None => vec![add("/metadata/annotations", json!({ANNOTATION: first.name}))],
         Some(annotations) if annotations.contains_key(ANNOTATION) => Vec::new(),
-        Some(_) => vec![add("/metadata/annotations/kubectl.kubernetes.io~1default-container", json!(first.name))],
+        Some(_) => {
+            vec![add("/metadata/annotations/kubectl.kubernetes.io~1default-container", json!(first.name))]
+        }
     }
 }
 

@@ -64,7 +64,10 @@ impl Rewriting {
             ("httpGet", http_get(container, name, get)?)
         } else if let Some(tcp) = &probe.tcp_socket {
             let port = port(container, name, &tcp.port)?;
-            ("tcpSocket", object([("port", Some(json!(port))), ("host", tcp.host.as_ref().map(|host| json!(host)))]))
+            (
+                "tcpSocket",
+                object([("port", Some(json!(port))), ("host", tcp.host.as_ref().map(|host| json!(host)))]),
+            )
         } else if let Some(grpc) = &probe.grpc {
             let service = grpc.service.clone().unwrap_or_default();
             ("grpc", json!({"port": grpc.port, "service": service}))
@@ -72,15 +75,25 @@ impl Rewriting {
             return Ok(()); // exec runs in the container: nothing to lead anywhere
         };
         let seconds = probe.timeout_seconds.unwrap_or(PROBE_SECONDS);
-        self.probes.insert(format!("{}/{name}", container.name), json!({field: action, "timeoutSeconds": seconds}));
+        self.probes
+            .insert(format!("{}/{name}", container.name), json!({field: action, "timeoutSeconds": seconds}));
         self.replace(&format!("{path}/{name}"), field, container, name);
         Ok(())
     }
 
-    fn hook(&mut self, path: &str, container: &Container, name: &str, hook: &LifecycleHandler) -> Result<(), String> {
+    fn hook(
+        &mut self,
+        path: &str,
+        container: &Container,
+        name: &str,
+        hook: &LifecycleHandler,
+    ) -> Result<(), String> {
         let Some(get) = &hook.http_get else { return Ok(()) };
         let action = http_get(container, name, get)?;
-        self.probes.insert(format!("{}/{name}", container.name), json!({"httpGet": action, "timeoutSeconds": HOOK_SECONDS}));
+        self.probes.insert(
+            format!("{}/{name}", container.name),
+            json!({"httpGet": action, "timeoutSeconds": HOOK_SECONDS}),
+        );
         self.replace(&format!("{path}/lifecycle/{name}"), "httpGet", container, name);
         Ok(())
     }

@@ -11,7 +11,8 @@ use crate::object::{Key, Kind, Object};
 /// `value` with the metadata that an API server keeps; `previous` is the object before this change.
 pub fn complete(key: &Key, mut value: Value, previous: Option<&Object>, now: Timestamp) -> Value {
     let generation = generation(&value, previous);
-    let created = previous.map_or_else(|| json!(seconds(now)), |old| old.value["metadata"]["creationTimestamp"].clone());
+    let created = previous
+        .map_or_else(|| json!(seconds(now)), |old| old.value["metadata"]["creationTimestamp"].clone());
     let Some(metadata) = object_at(&mut value, "metadata") else { return value };
     for field in ["resourceVersion", "managedFields", "selfLink"] {
         metadata.remove(field);
@@ -22,7 +23,9 @@ pub fn complete(key: &Key, mut value: Value, previous: Option<&Object>, now: Tim
     default(metadata, "uid", || json!(uid(key)));
     default(metadata, "generation", || json!(generation));
     default(metadata, "creationTimestamp", || created);
-    if key.kind == Kind::Pod && let Some(spec) = object_at(&mut value, "spec") {
+    if key.kind == Kind::Pod
+        && let Some(spec) = object_at(&mut value, "spec")
+    {
         default(spec, "serviceAccountName", || json!("default"));
     }
     value
@@ -62,7 +65,8 @@ pub fn seconds(now: Timestamp) -> String {
 /// A UUID (RFC 9562, version 8) of the object's name. It only has to differ between names: FNV-1a will do.
 fn uid(key: &Key) -> String {
     let text = key.to_string();
-    let [high, low] = [0xcbf2_9ce4_8422_2325_u64, 0x6c62_272e_07bb_0142].map(|basis| fnv1a(basis, text.as_bytes()));
+    let [high, low] =
+        [0xcbf2_9ce4_8422_2325_u64, 0x6c62_272e_07bb_0142].map(|basis| fnv1a(basis, text.as_bytes()));
     let version = 0x8000 | (high & 0x0fff);
     let variant = 0x8000 | ((low >> 48) & 0x3fff);
     format!(

@@ -129,7 +129,9 @@ impl Directory {
             let outcome = match document {
                 Document::Other => continue,
                 Document::Broken(reason) => Err(reason),
-                Document::Object(key, _) if objects.contains_key(&key) => Err(format!("{key} is in the file twice")),
+                Document::Object(key, _) if objects.contains_key(&key) => {
+                    Err(format!("{key} is in the file twice"))
+                }
                 Document::Object(key, value) => self.object(key, value, now),
             };
             match outcome {
@@ -144,7 +146,9 @@ impl Directory {
     fn object(&self, key: Key, value: Value, now: Timestamp) -> Result<Arc<Object>, String> {
         let previous = self.objects.get(&key);
         let value = complete(&key, value, previous.map(Arc::as_ref), now);
-        if let Some(previous) = previous && previous.value == value {
+        if let Some(previous) = previous
+            && previous.value == value
+        {
             return Ok(Arc::clone(previous));
         }
         let name = key.to_string();
@@ -158,7 +162,9 @@ impl Directory {
             file.shadowed = None;
             for (key, object) in &file.objects {
                 if merged.contains_key(key) {
-                    file.shadowed = Some(format!("{key} is in another file, too, whose name comes first: that one is used"));
+                    file.shadowed = Some(format!(
+                        "{key} is in another file, too, whose name comes first: that one is used"
+                    ));
                 } else {
                     merged.insert(key.clone(), Arc::clone(object));
                 }
@@ -182,7 +188,10 @@ fn manifests(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         // A file may go between the listing and the look at it; a link is followed, as in a ConfigMap's mount.
-        if format(&path).is_some() && let Ok(metadata) = fs::metadata(&path) && metadata.is_file() {
+        if format(&path).is_some()
+            && let Ok(metadata) = fs::metadata(&path)
+            && metadata.is_file()
+        {
             present.insert(path, stamp(&metadata));
         }
     }

@@ -111,7 +111,9 @@ fn check_name(kind: Kind, namespace: &str, name: &str) -> Result<(), String> {
         !text.is_empty() && text.len() <= longest && text.bytes().all(allowed)
     };
     if kind.namespaced() && !is_dns(namespace, 63, false) {
-        return Err(format!("{namespace:?} is not a namespace's name: lower-case letters, digits and -, at most 63"));
+        return Err(format!(
+            "{namespace:?} is not a namespace's name: lower-case letters, digits and -, at most 63"
+        ));
     }
     if !is_dns(name, 253, true) {
         return Err(format!("{name:?} is not a name: lower-case letters, digits, - and ., at most 253"));

@@ -47,9 +47,8 @@ pub fn follow(path: &Path, mut sink: impl Sink) -> Result<(), SourceError> {
     let mut watcher = notify::recommended_watcher(sender).map_err(|error| failed(error.to_string()))?;
     watcher.watch(path, RecursiveMode::NonRecursive).map_err(|error| failed(error.to_string()))?;
     let mut directory = Directory::new(path.to_owned());
-    let changes = directory
-        .scan(&BTreeSet::new(), Timestamp::now())
-        .map_err(|error| failed(error.to_string()))?;
+    let changes =
+        directory.scan(&BTreeSet::new(), Timestamp::now()).map_err(|error| failed(error.to_string()))?;
     sink.take(changes, directory.report());
     thread::Builder::new()
         .name("source".to_owned())
@@ -73,7 +72,9 @@ fn run(directory: &mut Directory, events: &Events, sink: &mut impl Sink) {
                     sink.take(changes, report);
                 }
             }
-            Err(error) => tracing::warn!("cannot read the manifests' directory: {error}; the last good objects stay"),
+            Err(error) => {
+                tracing::warn!("cannot read the manifests' directory: {error}; the last good objects stay")
+            }
         }
     }
 }
@@ -110,4 +111,22 @@ fn note(event: notify::Result<notify::Event>, touched: &mut BTreeSet<PathBuf>) {
     if counts {
         touched.extend(event.paths);
     }
+}
+
+/// The objects of a manifest's text, as if they had just appeared.
+#[cfg(test)]
+pub fn appeared(yaml: &str) -> Vec<Change> {
+    use crate::object::Object;
+    use std::sync::Arc;
+
+    let documents = manifest::read(yaml, manifest::Format::Yaml);
+    let objects = documents.into_iter().filter_map(|document| match document {
+        manifest::Document::Object(key, value) => {
+            let value = complete::complete(&key, value, None, Timestamp::UNIX_EPOCH);
+            Some(Arc::new(Object::decode(key, value).unwrap()))
+        }
+        manifest::Document::Other => None,
+        manifest::Document::Broken(reason) => panic!("{reason}"),
+    });
+    objects.map(|object| (object.key.clone(), Some(object))).collect()
 }
