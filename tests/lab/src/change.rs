@@ -1,0 +1,354 @@
+//! Commands that change a world: what is new is checked as a whole, then written, then waited for.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::control::Control;
+use crate::inject;
+use crate::kubelet::{self, PodRun};
+use crate::manifest::{KINDS, Key, Manifest, parse};
+use crate::protocol::{PodName, Source};
+use crate::services;
+use crate::store::desired;
+use crate::supervisor::Say;
+use crate::validate::validate;
+use crate::world::World;
+
+/// Between two looks at the control plane.
+const GLANCE: Duration = Duration::from_millis(5);
+/// How much of a log explains a failure.
+const TAIL_LINES: usize = 12;
+
+/// Fills a new world.
+pub async fn up(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let plan = plan(world, validate_all(sources)?)?;
+    ensure_accounts(world, &plan, say);
+    let (pods, others) = split(plan);
+    let keys: Vec<_> = others.iter().map(|m| Key::of(&m.object)).collect();
+    others.iter().for_each(|manifest| world.put(manifest.object.clone()));
+    if Control::available(world) {
+        say.line("control plane: starting");
+        world.control.start(world)?;
+    } else if pods.iter().any(|pod| meshed(world, &pod.object)) {
+        world.control.start(world)?;
+    } else {
+        say.line("control plane: not built, and no pod asks for it; going on without");
+    }
+    let runs = pods.into_iter().map(|pod| kubelet::create(world, pod.object)).collect::<Result<Vec<_>>>()?;
+    if world.control.answers().is_ok() {
+        let ready = timeout_at(deadline, world.control.ready(world)).await;
+        ready.context("the control plane did not become ready (see `lab logs --control`)")??;
+        say.line("control plane: ready");
+        taken(world, &keys, deadline).await.map_err(|why| blame(why, &others))?;
+    }
+    await_pods(world, &runs, deadline, say).await?;
+    finish(world, deadline).await?;
+    Ok(json!({"pods": runs.len()}))
+}
+
+/// Changes a running world. What the control plane cannot read is taken back.
+pub async fn apply(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let plan = plan(world, validate_all(sources)?)?;
+    ensure_accounts(world, &plan, say);
+    let (pods, others) = split(plan);
+    let mut undo = Vec::new();
+    let mut changed = Vec::new();
+    for manifest in &others {
+        let key = Key::of(&manifest.object);
+        let before = world.store.borrow().get(&key).cloned();
+        let same = before.as_ref().is_some_and(|old| desired(old) == desired(&manifest.object));
+        world.put(manifest.object.clone());
+        say.line(&format!("{key}: {}", if same { "unchanged" } else if before.is_some() { "changed" } else { "created" }));
+        if !same {
+            undo.push((key.clone(), before));
+            changed.push(key);
+        }
+    }
+    if let Err(why) = taken(world, &changed, deadline).await {
+        let refused = why.is::<Refused>();
+        if refused {
+            take_back(world, undo);
+        }
+        return Err(blame(why, &others));
+    }
+    let runs = join_all(pods.into_iter().map(|pod| change_pod(world, pod.object, say))).await;
+    let runs: Vec<_> = runs.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    await_pods(world, &runs, deadline, say).await?;
+    finish(world, deadline).await?;
+    Ok(json!({"changed": changed.len() + runs.len()}))
+}
+
+/// Removes an object and waits until the control plane has forgotten it.
+pub async fn delete(world: &Rc<World>, key: &Key, seconds: u64, say: &Say) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    if world.store.borrow().get(key).is_none() {
+        let pod = PodName { namespace: key.namespace.clone(), name: key.name.clone() };
+        if key.kind != "Pod" || world.pod(&pod).is_err() {
+            bail!("there is no {key}");
+        }
+    }
+    let mut keys: Vec<Key> = match key.kind.as_str() {
+        "Namespace" => world.store.borrow().keys().filter(|k| k.namespace == key.name).cloned().collect(),
+        _ => Vec::new(),
+    };
+    keys.push(key.clone());
+    let runs: Vec<_> = world.pods.borrow().values().filter(|r| keys.iter().any(|k| is_pod(k, &r.name))).cloned().collect();
+    runs.iter().for_each(|run| run.delete(world));
+    for run in &runs {
+        say.line(&format!("pod {}: ending", run.name));
+        timeout_at(deadline, run.until(|s| s.gone)).await.with_context(|| format!("pod {} has not ended yet", run.name))?;
+    }
+    keys.iter().filter(|k| k.kind != "Pod").for_each(|k| drop(world.remove(k)));
+    world.settled().await;
+    while world.control.answers().is_ok() && world.control.read(world, key).await?.is_some() {
+        if Instant::now() > deadline {
+            bail!("{key} is removed, but the control plane has not taken it in time");
+        }
+        sleep(GLANCE).await;
+    }
+    Ok(json!({"deleted": keys.len()}))
+}
+
+/// Replaces a pod by a new one from the same manifest.
+pub async fn restart(world: &Rc<World>, name: &PodName, seconds: u64, say: &Say) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let run = world.pod(name)?;
+    let fresh = replace(world, &run, run.manifest.clone(), say).await?;
+    await_pods(world, &[fresh.clone()], deadline, say).await?;
+    finish(world, deadline).await?;
+    Ok(json!({"uid": fresh.uid, "ips": fresh.addresses.texts()}))
+}
+
+fn is_pod(key: &Key, name: &PodName) -> bool {
+    key.kind == "Pod" && key.namespace == name.namespace && key.name == name.name
+}
+
+fn validate_all(sources: &[Source]) -> Result<Vec<Manifest>> {
+    parse(sources).and_then(validate).map_err(anyhow::Error::msg)
+}
+
+/// The objects as they are to be, in the order of [`KINDS`]; refuses before anything is written.
+fn plan(world: &World, manifests: Vec<Manifest>) -> Result<Vec<Manifest>> {
+    let mut manifests = manifests;
+    let rank = |m: &Manifest| KINDS.iter().position(|k| m.object["kind"] == k.kind);
+    manifests.sort_by_key(rank);
+    let store = world.store.borrow();
+    let planned: BTreeSet<_> = manifests.iter().map(|m| Key::of(&m.object)).collect();
+    let others = store.list("Service").filter(|(key, _)| !planned.contains(key));
+    let mut taken: BTreeSet<IpAddr> = others.flat_map(|(_, service)| services::written(&service["spec"])).collect();
+    // Addresses that manifests or earlier versions hold are nobody else's, whatever the order.
+    let mut reserved = taken.clone();
+    for manifest in &manifests {
+        let old = store.get(&Key::of(&manifest.object)).map(|o| services::written(&o["spec"])).unwrap_or_default();
+        reserved.extend(services::written(&manifest.object["spec"]).into_iter().chain(old));
+    }
+    for manifest in &mut manifests {
+        let key = Key::of(&manifest.object);
+        if let Some(fields) = manifest.object.as_object_mut() {
+            fields.remove("status");
+        }
+        if key.kind == "Service" {
+            let old = store.get(&key);
+            let own = services::written(&manifest.object["spec"]).into_iter();
+            let own: Vec<_> = own.chain(old.map(|o| services::written(&o["spec"])).unwrap_or_default()).collect();
+            let mut unfree = reserved.clone();
+            own.iter().filter(|ip| !taken.contains(ip)).for_each(|ip| _ = unfree.remove(ip));
+            services::complete(&mut manifest.object, old, &unfree).map_err(|why| anyhow!("{}: {key}: {why}", manifest.file))?;
+            let given = services::written(&manifest.object["spec"]);
+            taken.extend(given.iter().copied());
+            reserved.extend(given);
+        }
+    }
+    Ok(manifests)
+}
+
+fn split(plan: Vec<Manifest>) -> (Vec<Manifest>, Vec<Manifest>) {
+    plan.into_iter().partition(|m| m.object["kind"] == "Pod")
+}
+
+/// Namespaces and service accounts that are named but not there are made, and said.
+fn ensure_accounts(world: &World, plan: &[Manifest], say: &Say) {
+    for manifest in plan {
+        let key = Key::of(&manifest.object);
+        let planned = |k: &Key| plan.iter().any(|m| Key::of(&m.object) == *k);
+        let namespace = Key::new("Namespace", "", &key.namespace);
+        if key.kind == "Namespace" {
+            world.put(manifest.object.clone());
+            world.ensure_service_account(&key.name, "default");
+        } else if !key.namespace.is_empty() && !planned(&namespace) && world.ensure_namespace(&key.namespace) {
+            say.line(&format!("{namespace}: made, since no manifest holds it"));
+        }
+        let account = manifest.object["spec"]["serviceAccountName"].as_str();
+        if let Some(account) = account.filter(|_| key.kind == "Pod") {
+            let account = Key::new("ServiceAccount", &key.namespace, account);
+            if !planned(&account) && world.ensure_service_account(&account.namespace, &account.name) {
+                say.line(&format!("{account}: made, since no manifest holds it"));
+            }
+        }
+    }
+}
+
+fn meshed(world: &World, pod: &Value) -> bool {
+    let labels = |object: &Value| serde_json::from_value(object["metadata"]["labels"].clone()).ok();
+    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+    let store = world.store.borrow();
+    let namespace_labels = store.get(&Key::new("Namespace", "", namespace)).and_then(labels);
+    inject::wanted(namespace, namespace_labels.as_ref(), labels(pod).as_ref())
+}
+
+/// The control plane could not read a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {why}")]
+struct Refused {
+    key: Key,
+    why: String,
+}
+
+/// Waits until the control plane serves these objects as they are now.
+async fn taken(world: &World, keys: &[Key], deadline: Instant) -> Result<()> {
+    for key in keys.iter().filter(|key| key.kind != "Secret") {
+        let Some(wanted) = world.store.borrow().get(key).cloned() else { continue };
+        if let Err(why) = world.control.answers() {
+            // A world without a control plane has nobody to wait for.
+            return if Control::available(world) { Err(why.context("written, but not taken")) } else { Ok(()) };
+        }
+        while !holds(world, key, &wanted).await? {
+            if Instant::now() > deadline {
+                bail!("{key} is written, but the control plane has not taken it in time (see `lab logs --control`)");
+            }
+            sleep(GLANCE).await;
+        }
+    }
+    Ok(())
+}
+
+async fn holds(world: &World, key: &Key, wanted: &Value) -> Result<bool> {
+    let found = match world.control.read(world, key).await {
+        Ok(found) => found,
+        // It may be starting: the deadline decides.
+        Err(_) => return Ok(false),
+    };
+    let meta = |object: &Value| (object["metadata"]["uid"].clone(), object["metadata"]["generation"].as_i64());
+    if let Some(found) = &found {
+        let ((uid, generation), (wanted_uid, wanted_generation)) = (meta(found), meta(wanted));
+        // A kind whose generation is not served is known by its UID alone.
+        if uid == wanted_uid && generation.is_none_or(|g| Some(g) >= wanted_generation) {
+            return Ok(true);
+        }
+    }
+    match world.control.sources(world).await.ok().and_then(|mut files| files.remove(&key.file_name())) {
+        Some(Some(why)) => Err(Refused { key: key.clone(), why }.into()),
+        // Read without a fault, but not served: a kind that only the control plane itself needs.
+        Some(None) => Ok(found.is_none()),
+        None => Ok(false),
+    }
+}
+
+/// Names the file that the user gave.
+fn blame(why: anyhow::Error, manifests: &[Manifest]) -> anyhow::Error {
+    let file = why.downcast_ref::<Refused>().and_then(|refused| {
+        manifests.iter().find(|m| Key::of(&m.object) == refused.key).map(|m| m.file.clone())
+    });
+    match file {
+        Some(file) => anyhow!("{file}: {why}"),
+        None => why,
+    }
+}
+
+fn take_back(world: &World, undo: Vec<(Key, Option<Value>)>) {
+    for (key, before) in undo.into_iter().rev() {
+        match before {
+            Some(object) => world.put(object),
+            None => drop(world.remove(&key)),
+        }
+    }
+}
+
+/// A new pod is created, one with another spec is replaced, one with other labels or annotations is changed in place.
+async fn change_pod(world: &Rc<World>, manifest: Value, say: &Say) -> Result<Option<Rc<PodRun>>> {
+    let key = Key::of(&manifest);
+    let name = PodName { namespace: key.namespace.clone(), name: key.name.clone() };
+    let Ok(run) = world.pod(&name) else {
+        say.line(&format!("{key}: created"));
+        return kubelet::create(world, manifest).map(Some);
+    };
+    if run.manifest["spec"] != manifest["spec"] {
+        say.line(&format!("{key}: its spec changed: replacing it"));
+        return replace(world, &run, manifest, say).await.map(Some);
+    }
+    let metadata = |field: &str| serde_json::from_value(manifest["metadata"][field].clone()).unwrap_or_default();
+    let mut pod = run.pod.borrow().clone();
+    (pod.metadata.labels, pod.metadata.annotations) = (metadata("labels"), metadata("annotations"));
+    run.pod.replace(pod);
+    run.change(world, |_| {});
+    say.line(&format!("{key}: its labels and annotations are as given"));
+    Ok(None)
+}
+
+async fn replace(world: &Rc<World>, run: &Rc<PodRun>, manifest: Value, say: &Say) -> Result<Rc<PodRun>> {
+    run.delete(world);
+    say.line(&format!("pod {}: ending", run.name));
+    run.until(|state| state.gone).await;
+    kubelet::create(world, manifest)
+}
+
+/// Waits until all pods are ready or have succeeded; says each, and at the deadline what is wrong with the others.
+async fn await_pods(world: &World, runs: &[Rc<PodRun>], deadline: Instant, say: &Say) -> Result<()> {
+    let begun = Instant::now();
+    let mut waiting: FuturesUnordered<_> = runs
+        .iter()
+        .map(|run| async move {
+            run.until(|state| state.settled().is_some()).await;
+            run
+        })
+        .collect();
+    while let Ok(Some(run)) = timeout_at(deadline, waiting.next()).await {
+        let phase = run.state.borrow().phase();
+        match run.state.borrow().settled() {
+            Some(true) => {
+                let how = if phase == "Running" { "ready" } else { "succeeded" };
+                say.line(&format!("pod {}: {how} after {:.1} s", run.name, begun.elapsed().as_secs_f64()));
+            }
+            _ => break,
+        }
+    }
+    drop(waiting);
+    let bad: Vec<_> = runs.iter().filter(|run| run.state.borrow().settled() != Some(true)).collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<_> = bad.iter().map(|run| explain(world, run)).collect();
+    bail!("{} of {} pods are not ready:\n{}", bad.len(), runs.len(), texts.join("\n"))
+}
+
+fn explain(world: &World, run: &PodRun) -> String {
+    let state = run.state.borrow();
+    let mut text = format!("  pod {}: {}", run.name, state.why());
+    let Some(container) = state.suspect() else { return text };
+    let log = world.place.container_log(&run.name.namespace, &run.name.name, container);
+    let log = fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<_> = log.lines().collect();
+    for line in lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)) {
+        text.push_str(&format!("\n    {container} | {line}"));
+    }
+    text
+}
+
+/// Everything derived is in effect, and the control plane knows the endpoints.
+async fn finish(world: &World, deadline: Instant) -> Result<()> {
+    world.settled().await;
+    let slices: Vec<_> = world.store.borrow().list("EndpointSlice").map(|(key, _)| key.clone()).collect();
+    taken(world, &slices, deadline).await
+}
