@@ -13,8 +13,11 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
+use super::HttpVersion;
 use crate::body::Body;
 
+/// Says over mTLS that the server speaks HTTP/2, because its client does; never leaves the mesh.
+const SERVER_HTTP: HeaderName = HeaderName::from_static("heddle-server-http");
 /// Says over mTLS which protocol a server asked to switch to; never leaves the mesh.
 pub const SWITCHED: HeaderName = HeaderName::from_static("heddle-switched");
 /// The status of a response that declined a switch with a success (which HTTP/2 would take for an acceptance).
@@ -57,8 +60,21 @@ pub fn host<B>(request: &Request<B>) -> &str {
     named.or_else(|| request.uri().authority().map(Authority::as_str)).unwrap_or_default()
 }
 
-/// HTTP/2 for the peer's proxy. A request without a host gets the address that it goes to.
-pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr) {
+/// HTTP/2 for the peer's proxy, which must speak `version` to its application.
+pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr, version: HttpVersion) {
+    for_h2(request, addr);
+    if version == HttpVersion::Http2 {
+        request.headers_mut().insert(SERVER_HTTP, HeaderValue::from_static("2"));
+    }
+}
+
+/// What [`for_peer`] asked of us; read before the mesh's headers are taken off.
+pub fn server_version(headers: &HeaderMap) -> HttpVersion {
+    if headers.contains_key(SERVER_HTTP) { HttpVersion::Http2 } else { HttpVersion::Http1 }
+}
+
+/// HTTP/2. A request without a host gets the address that it goes to.
+pub fn for_h2(request: &mut Request<Body>, addr: SocketAddr) {
     let authority = Authority::try_from(host(request)).or_else(|_| Authority::try_from(addr.to_string()));
     let path = request.uri().path_and_query().cloned();
     let mut uri =
@@ -75,13 +91,13 @@ pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr) {
 }
 
 /// HTTP/1.1 for a server.
-pub fn for_server(request: &mut Request<Body>) {
-    for_server_keeping_upgrade(request);
+pub fn for_h1(request: &mut Request<Body>) {
+    for_h1_keeping_upgrade(request);
     request.headers_mut().remove(UPGRADE);
 }
 
 /// HTTP/1.1 for a server that is asked to switch protocols: `Upgrade` and its `Connection` stay.
-pub fn for_server_keeping_upgrade(request: &mut Request<Body>) {
+pub fn for_h1_keeping_upgrade(request: &mut Request<Body>) {
     let upgrade = request.headers().get(UPGRADE).cloned();
     strip_hop_by_hop(request.headers_mut());
     if let Some(authority) = request.uri().authority().cloned() {
@@ -172,7 +188,7 @@ mod tests {
         let headers =
             [("host", "web.shop"), ("connection", "close, x-private"), ("x-private", "1"), ("x-kept", "2")];
         let mut request = request("/a?b=c", &headers);
-        for_peer(&mut request, ([10, 0, 0, 1], 80).into());
+        for_peer(&mut request, ([10, 0, 0, 1], 80).into(), HttpVersion::Http1);
         assert_eq!(request.uri(), "http://web.shop/a?b=c");
         check_headers(&request, &[("x-kept", "2")]);
     }
@@ -180,7 +196,7 @@ mod tests {
     #[test]
     fn a_server_gets_one_host_and_a_path() {
         let mut request = request("http://web.shop/a?b=c", &[("te", "trailers"), ("keep-alive", "5")]);
-        for_server(&mut request);
+        for_h1(&mut request);
         assert_eq!(request.uri(), "/a?b=c");
         check_headers(&request, &[("te", "trailers"), ("host", "web.shop")]);
     }
@@ -188,7 +204,7 @@ mod tests {
     #[test]
     fn a_request_without_host_still_has_an_authority_between_proxies() {
         let mut request = request("/", &[]);
-        for_peer(&mut request, ([10, 0, 0, 1], 80).into());
+        for_h2(&mut request, ([10, 0, 0, 1], 80).into());
         assert_eq!(request.uri(), "http://10.0.0.1:80/");
     }
 

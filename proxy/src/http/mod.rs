@@ -4,3 +4,12 @@ pub mod form;
 pub mod respond;
 pub mod serve;
 pub mod upgrade;
+
+/// The versions of HTTP that a client or server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}

@@ -12,7 +12,8 @@ use crate::{
     body::Body,
     failure::Failure,
     http::{
-        form::{CLIENT_CERT, objection, strip_mesh_headers, upgrade_asked},
+        HttpVersion,
+        form::{CLIENT_CERT, objection, server_version, strip_mesh_headers, upgrade_asked},
         respond,
         serve::{self, Limits},
         upgrade,
@@ -31,7 +32,7 @@ pub async fn serve_peer(
     server: SocketAddr,
     until: Duration,
 ) {
-    let context = Arc::new(Context::new(proxy, Some(peer), server));
+    let context = Arc::new(Context::new(proxy, Some(peer), server, None));
     let handle = move |request| {
         let context = Arc::clone(&context);
         async move { context.answer(request).await }
@@ -43,17 +44,16 @@ pub async fn serve_peer(
 }
 
 /// Serves the requests of a caller outside the mesh, who has no identity.
-pub async fn serve_unmeshed(proxy: &Arc<Proxy>, stream: Peeked, server: SocketAddr, http2: bool) {
-    let context = Arc::new(Context::new(proxy, None, server));
+pub async fn serve_unmeshed(proxy: &Arc<Proxy>, stream: Peeked, server: SocketAddr, version: HttpVersion) {
+    let context = Arc::new(Context::new(proxy, None, server, Some(version)));
     let handle = move |request| {
         let context = Arc::clone(&context);
         async move { context.answer(request).await }
     };
     let draining = proxy.draining.clone();
-    let ended = if http2 {
-        serve::http2(stream, Limits::UNMESHED, None, draining, handle).await
-    } else {
-        serve::http1(stream, Limits::UNMESHED, draining, handle).await
+    let ended = match version {
+        HttpVersion::Http1 => serve::http1(stream, Limits::UNMESHED, draining, handle).await,
+        HttpVersion::Http2 => serve::http2(stream, Limits::UNMESHED, None, draining, handle).await,
     };
     if let Err(error) = ended {
         debug!(%server, %error, "an unmeshed caller's connection ended early");
@@ -64,18 +64,31 @@ struct Context {
     proxy: Arc<Proxy>,
     application: Arc<Endpoint>,
     server: SocketAddr,
+    /// What a caller outside the mesh speaks.
+    unmeshed: Option<HttpVersion>,
     /// What the application reads of the caller; made once for a connection.
     client_cert: Option<HeaderValue>,
 }
 
 impl Context {
-    fn new(proxy: &Arc<Proxy>, peer: Option<Identity>, server: SocketAddr) -> Self {
+    fn new(
+        proxy: &Arc<Proxy>,
+        peer: Option<Identity>,
+        server: SocketAddr,
+        unmeshed: Option<HttpVersion>,
+    ) -> Self {
         let own = proxy.config.identity().ok();
         let client_cert = peer.zip(own).and_then(|(peer, own)| {
             // Neither identity can hold a separator of this header: they are canonical.
             HeaderValue::try_from(format!("By={own};URI={peer}")).ok()
         });
-        Self { proxy: Arc::clone(proxy), application: proxy.registry.local(server), server, client_cert }
+        Self {
+            proxy: Arc::clone(proxy),
+            application: proxy.registry.local(server),
+            server,
+            unmeshed,
+            client_cert,
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -98,6 +111,7 @@ impl Context {
             return Err(Failure::BadRequest(objection));
         }
         let mut request = request.map(Body::passing);
+        let version = self.server_version(&request);
         strip_mesh_headers(request.headers_mut());
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(CLIENT_CERT, client_cert.clone());
@@ -107,7 +121,15 @@ impl Context {
         if from_peer || upgrade_asked(request.headers()).is_some() {
             return self.switch(client, request, from_peer).await;
         }
-        self.application.send(request).await.map_err(|error| self.failure(error))
+        self.application.send(request, version).await.map_err(|error| self.failure(error))
+    }
+
+    /// What the application speaks: what its client does, whose proxy says so; or what an unmeshed client itself speaks.
+    fn server_version(&self, request: &Request<Body>) -> HttpVersion {
+        match self.unmeshed {
+            Some(version) => version,
+            None => server_version(request.headers()),
+        }
     }
 
     /// Hands a request to switch protocols to the application, and joins the two sides if it agrees.

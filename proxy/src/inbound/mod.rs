@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     config::MtlsMode,
+    http::HttpVersion,
     identity::{Credentials, Inside, peer_identity},
     metrics::{Direction, Security, TcpLabels},
     net::{
@@ -205,8 +206,12 @@ async fn unmeshed(proxy: &Arc<Proxy>, stream: Peeked, server: SocketAddr, first:
     proxy.metrics.plaintext(server.port());
     let opaque = proxy.config.opaque_ports.contains(server.port());
     let application = match first {
-        First::Http1 if !opaque => return http::serve_unmeshed(proxy, stream, server, false).await,
-        First::Http2 if !opaque => return http::serve_unmeshed(proxy, stream, server, true).await,
+        First::Http1 if !opaque => {
+            return http::serve_unmeshed(proxy, stream, server, HttpVersion::Http1).await;
+        }
+        First::Http2 if !opaque => {
+            return http::serve_unmeshed(proxy, stream, server, HttpVersion::Http2).await;
+        }
         First::Server(application) => Ok(application),
         First::Http1 | First::Http2 | First::Bytes => connect(server, Some(CONNECT)).await,
     };

@@ -14,13 +14,14 @@ use mesh::{
 };
 use tracing::debug;
 
-use super::{Target, protocol::HttpVersion, tcp::TRIES};
+use super::{Target, tcp::TRIES};
 use crate::{
     access::Access,
     body::Body,
     discovery::Table,
     failure::{ConnectError, Failure},
     http::{
+        HttpVersion,
         form::{self, objection, upgrade_asked},
         respond,
         serve::{self, Limits},
@@ -41,7 +42,7 @@ pub async fn serve(
     destination: SocketAddr,
 ) {
     let draining = proxy.draining.clone();
-    let context = Arc::new(Context { proxy: Arc::clone(proxy), target, destination });
+    let context = Arc::new(Context { proxy: Arc::clone(proxy), target, destination, version });
     let handle = move |request| {
         let context = Arc::clone(&context);
         async move { context.answer(request).await }
@@ -59,6 +60,8 @@ struct Context {
     proxy: Arc<Proxy>,
     target: Target,
     destination: SocketAddr,
+    /// What the client speaks, and so its server: neither is made to learn the other version.
+    version: HttpVersion,
 }
 
 /// What the routes make of a request: where it goes, and what changes on the way.
@@ -153,9 +156,9 @@ impl Context {
         }
         match to {
             Hop::Endpoint(endpoint) => {
-                try_endpoint(endpoint, request, access).await.map_err(|e| e.failure(endpoint))
+                try_endpoint(endpoint, request, self.version, access).await.map_err(|e| e.failure(endpoint))
             }
-            Hop::Backend(backend) => try_backend(backend, request, access).await,
+            Hop::Backend(backend) => try_backend(backend, request, self.version, access).await,
         }
     }
 
@@ -177,7 +180,7 @@ impl Context {
         access.endpoint(&endpoint);
         let sent = if matches!(endpoint.transport, Transport::Mesh(_)) {
             upgrade::into_connect(&mut request, protocol);
-            endpoint.send(request).await.map(upgrade::from_peer)
+            endpoint.send(request, HttpVersion::Http1).await.map(upgrade::from_peer)
         } else {
             endpoint.send_alone(request).await
         };
@@ -269,13 +272,14 @@ fn rewrite_url(
 async fn try_backend(
     backend: &Arc<Backend>,
     mut request: Request<Body>,
+    version: HttpVersion,
     access: &mut Access,
 ) -> Result<Response<Body>, Failure> {
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint(backend.key.clone());
     while tried.len() < TRIES {
         let Some(endpoint) = backend.pick(&tried) else { break };
-        match try_endpoint(&endpoint, request, access).await {
+        match try_endpoint(&endpoint, request, version, access).await {
             Ok(response) => return Ok(response),
             Err(Tried::NotSent(error, unsent)) => {
                 last = Failure::Connect { endpoint: endpoint.addr, source: error };
@@ -291,10 +295,11 @@ async fn try_backend(
 async fn try_endpoint(
     endpoint: &Arc<Endpoint>,
     request: Request<Body>,
+    version: HttpVersion,
     access: &mut Access,
 ) -> Result<Response<Body>, Tried> {
     access.endpoint(endpoint);
-    Ok(endpoint.send(request).await?)
+    Ok(endpoint.send(request, version).await?)
 }
 
 /// What came of one endpoint.

@@ -13,7 +13,7 @@ use mesh::{
 use tokio::time::timeout;
 
 use super::{Target, tcp};
-use crate::{net::peek::Peeked, upstream::Upstream};
+use crate::{http::HttpVersion, net::peek::Peeked, upstream::Upstream};
 
 /// How long a client may be silent before the server is asked whether it speaks first. A client that speaks first
 /// does so with the handshake's last packet; the sum with a local dial stays far below what a person notices.
@@ -25,15 +25,6 @@ pub enum Speaks {
     Http(HttpVersion),
     /// Bytes, routed once. A connection may have been dialled already, to listen.
     Bytes(Option<tcp::Dialled>),
-}
-
-/// The versions of HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpVersion {
-    /// HTTP/1.0 and HTTP/1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
 }
 
 /// Works out what a client speaks.

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::Target;
 use crate::{
     failure::Failure,
+    identity::Inside,
     metrics::{Direction, Security, TcpLabels},
     net::{
         peek::Peeked,
@@ -97,7 +98,7 @@ async fn dial_backend(backend: &Backend) -> Result<Dialled, Failure> {
 
 async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Dialled, Failure> {
     let load = endpoint.carry();
-    match endpoint.connect().await {
+    match endpoint.connect(Inside::Tcp).await {
         Ok(upstream) => Ok(Dialled { upstream, endpoint, backend, _load: load }),
         Err(source) => Err(Failure::Connect { endpoint: endpoint.addr, source }),
     }

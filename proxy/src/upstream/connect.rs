@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use mesh::identity::Identity;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
@@ -41,23 +42,29 @@ pub enum Upstream {
 }
 
 impl Endpoint {
-    /// A connection of its own for the bytes of one TCP connection.
+    /// A connection to the endpoint; what is `inside` matters to a mesh proxy alone.
     ///
     /// # Errors
     /// When nothing answers, or somebody else than the expected identity does.
-    pub async fn connect(&self) -> Result<Upstream, ConnectError> {
+    pub async fn connect(&self, inside: Inside) -> Result<Upstream, ConnectError> {
         match &self.transport {
             Transport::Plain => Ok(Upstream::Plain(self.dial().await?)),
-            Transport::Mesh(_) => {
-                let credentials = self.current()?;
-                let tls = self.connect_mesh(&credentials, Inside::Tcp).await?;
-                Ok(Upstream::Mesh(Box::new(tls)))
+            Transport::Mesh(expected) => {
+                Ok(Upstream::Mesh(Box::new(self.connect_mesh(expected, inside).await?)))
             }
             Transport::Unnameable => Err(ConnectError::NoCertificate),
         }
     }
 
-    pub(super) fn current(&self) -> Result<Arc<Credentials>, ConnectError> {
+    /// The generation of our certificate that a connection made now belongs to; 0 where none is used.
+    pub(super) fn generation(&self) -> Result<u64, ConnectError> {
+        match self.transport {
+            Transport::Plain => Ok(0),
+            Transport::Mesh(_) | Transport::Unnameable => Ok(self.current()?.generation),
+        }
+    }
+
+    fn current(&self) -> Result<Arc<Credentials>, ConnectError> {
         self.credentials.borrow().clone().ok_or(ConnectError::NoCertificate)
     }
 
@@ -65,13 +72,12 @@ impl Endpoint {
         socket::connect(self.addr, Some(CONNECT_TIMEOUT)).await
     }
 
-    pub(super) async fn connect_mesh(
+    async fn connect_mesh(
         &self,
-        credentials: &Credentials,
+        expected: &Identity,
         inside: Inside,
     ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let Transport::Mesh(expected) = &self.transport else { return Err(ConnectError::NoCertificate) };
-        let config = credentials.client_config(expected, inside);
+        let config = self.current()?.client_config(expected, inside);
         let config = config.map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
         let stream = self.dial().await?;
         let name = ServerName::IpAddress(self.addr.ip().into());

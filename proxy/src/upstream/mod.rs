@@ -4,8 +4,8 @@
 //! connections and its count of running requests are shared; when the identity changes it is another endpoint.
 
 mod connect;
-mod mesh_pool;
-mod plain_pool;
+mod h1_pool;
+mod h2_pool;
 mod send;
 
 use std::{
@@ -53,8 +53,8 @@ pub struct Endpoint {
     pub opaque: bool,
     load: AtomicU32,
     credentials: CurrentCredentials,
-    mesh: mesh_pool::Pool,
-    plain: plain_pool::Pool,
+    h1: h1_pool::Pool,
+    h2: h2_pool::Pool,
 }
 
 impl Endpoint {
@@ -162,8 +162,8 @@ impl Registry {
                 opaque,
                 load: AtomicU32::new(0),
                 credentials: self.credentials.clone(),
-                mesh: mesh_pool::Pool::default(),
-                plain: plain_pool::Pool::default(),
+                h1: h1_pool::Pool::default(),
+                h2: h2_pool::Pool::default(),
             });
             *slot = Arc::downgrade(&endpoint);
             endpoint
@@ -180,8 +180,8 @@ impl Registry {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         endpoints.retain(|_, endpoint| {
             let Some(endpoint) = endpoint.upgrade() else { return false };
-            endpoint.mesh.sweep();
-            endpoint.plain.sweep();
+            endpoint.h1.sweep();
+            endpoint.h2.sweep();
             true
         });
     }

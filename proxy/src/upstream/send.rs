@@ -8,7 +8,11 @@ use hyper::{
 };
 
 use super::{Endpoint, Load, Transport};
-use crate::{body::Body, failure::ConnectError, http::form};
+use crate::{
+    body::Body,
+    failure::ConnectError,
+    http::{HttpVersion, form},
+};
 
 /// Why a request got no response.
 pub enum SendError {
@@ -38,28 +42,37 @@ impl Exchange {
     /// The response has come to its end: the connection can carry the next request.
     pub fn finish(self) {
         if let Held::Connection(sender) = self.held {
-            self.endpoint.plain.put(sender);
+            self.endpoint.h1.put(sender);
         }
     }
 }
 
 impl Endpoint {
-    /// Sends a request and waits for the head of the response, whose body holds what must be held.
+    /// Sends a request and waits for the head of the response, whose body holds what must be held. `version` is what
+    /// the server itself speaks; between proxies it is always HTTP/2.
     ///
     /// # Errors
     /// Tells whether the request may be sent again.
-    pub async fn send(self: &Arc<Self>, mut request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        version: HttpVersion,
+    ) -> Result<Response<Body>, SendError> {
         let load = self.carry();
-        let (response, held) = match self.transport {
-            Transport::Mesh(_) => {
-                form::for_peer(&mut request, self.addr);
-                self.send_mesh(request).await?
+        let (response, held) = match (&self.transport, version) {
+            (Transport::Mesh(_), _) => {
+                form::for_peer(&mut request, self.addr, version);
+                self.send_h2(request).await?
             }
-            Transport::Plain => {
-                form::for_server(&mut request);
-                self.send_plain(request).await?
+            (Transport::Plain, HttpVersion::Http2) => {
+                form::for_h2(&mut request, self.addr);
+                self.send_h2(request).await?
             }
-            Transport::Unnameable => {
+            (Transport::Plain, HttpVersion::Http1) => {
+                form::for_h1(&mut request);
+                self.send_h1(request).await?
+            }
+            (Transport::Unnameable, _) => {
                 return Err(SendError::NotSent(ConnectError::NoCertificate, Box::new(request)));
             }
         };
@@ -67,11 +80,11 @@ impl Endpoint {
         Ok(response.map(|body| Body::carried(body, exchange)))
     }
 
-    async fn send_mesh(
+    async fn send_h2(
         &self,
         request: Request<Body>,
     ) -> Result<(Response<hyper::body::Incoming>, Held), SendError> {
-        let mut lease = match self.mesh.lease(self).await {
+        let mut lease = match self.h2.lease(self).await {
             Ok(lease) => lease,
             Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
         };
@@ -79,12 +92,12 @@ impl Endpoint {
         Ok((response, Held::Stream { _stream: lease.stream }))
     }
 
-    async fn send_plain(
+    async fn send_h1(
         &self,
         mut request: Request<Body>,
     ) -> Result<(Response<hyper::body::Incoming>, Held), SendError> {
         loop {
-            let mut lease = match self.plain.lease(self).await {
+            let mut lease = match self.h1.lease(self).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
             };
@@ -110,8 +123,8 @@ impl Endpoint {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
         let load = self.carry();
-        form::for_server_keeping_upgrade(&mut request);
-        let mut lease = match self.plain.fresh(self).await {
+        form::for_h1_keeping_upgrade(&mut request);
+        let mut lease = match self.h1.fresh(self).await {
             Ok(lease) => lease,
             Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
         };

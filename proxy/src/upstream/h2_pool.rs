@@ -1,6 +1,7 @@
-//! HTTP/2 connections to one peer proxy, over which every request to it is multiplexed.
+//! HTTP/2 connections to one endpoint, over which every request to it is multiplexed: a peer's proxy in mesh TLS, or
+//! a server that speaks HTTP/2 itself.
 //!
-//! A connection belongs to the generation of our certificate that made it; after a renewal new requests go to a
+//! A mesh connection belongs to the generation of our certificate that made it; after a renewal new requests go to a
 //! new one, and the old ends with its last stream.
 
 use std::{
@@ -56,15 +57,15 @@ pub(super) struct Lease {
 impl Pool {
     /// A stream on an open connection, or on a new one.
     pub(super) async fn lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
-        let credentials = endpoint.current()?;
-        if let Some(lease) = self.open_lease(credentials.generation) {
+        let generation = endpoint.generation()?;
+        if let Some(lease) = self.open_lease(generation) {
             return Ok(lease);
         }
         let _dialling = self.dialling.lock().await;
-        if let Some(lease) = self.open_lease(credentials.generation) {
+        if let Some(lease) = self.open_lease(generation) {
             return Ok(lease);
         }
-        let tls = endpoint.connect_mesh(&credentials, Inside::H2).await?;
+        let stream = endpoint.connect(Inside::H2).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -73,15 +74,15 @@ impl Pool {
             .max_header_list_size(HEAD_MAX)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(3))
-            .handshake(TokioIo::new(tls))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Http)?;
         let peer = endpoint.addr;
         tokio::spawn(async move {
             let ended = connection.await;
-            debug!(%peer, ?ended, "a mesh connection ended");
+            debug!(%peer, ?ended, "an HTTP/2 connection ended");
         });
-        Ok(self.keep(sender, credentials.generation))
+        Ok(self.keep(sender, generation))
     }
 
     /// Closes connections that nobody used for long.
