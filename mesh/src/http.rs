@@ -71,3 +71,55 @@ fn send_elsewhere<'t>(
         Err(_) => Decision::Fail { rule: Some(rule), failure: Failure::UnusableRequest },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Governing;
+    use crate::testing::{Request, World};
+
+    fn table(rules: &str) -> HttpTable {
+        let world = World::new(&format!(
+            "{{kind: Service, apiVersion: v1, metadata: {{name: web, namespace: shop}}, spec: {{ports: [{{port: 80}}]}}}}
+---
+{{kind: HTTPRoute, apiVersion: v1, metadata: {{name: r, namespace: shop}}, spec: {{
+  parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{rules}]}}}}"
+        ));
+        let port = world.table("shop/web", "shop").ports.remove(&80).unwrap();
+        let Governing::Http { table, .. } = port.governing else { panic!("{port:?}") };
+        table
+    }
+
+    #[test]
+    fn a_forwarded_request_knows_its_prefix_and_its_share() {
+        let table = table(
+            "{matches: [{path: {value: /api/}}], backendRefs: [{name: web, port: 80, filters: [
+              {type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}]}]}",
+        );
+        let decision = decide(&table, &Request::new("GET /api/a", &[]).head(), 0);
+        let Decision::Forward { matched_prefix, backend_filters, .. } = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!(matched_prefix, "/api".len());
+        assert!(backend_filters.request_headers.is_some());
+    }
+
+    #[test]
+    fn a_redirect_is_answered_with_its_location() {
+        let table = table(
+            "{matches: [{path: {value: /old}}], filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301,
+              hostname: example.org, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]}",
+        );
+        let decision = decide(&table, &Request::new("GET /old/a?b", &[]).head(), 0);
+        let Decision::Redirect { status, location, .. } = decision else { panic!("{decision:?}") };
+        assert_eq!((status.as_u16(), location.to_str().unwrap()), (301, "http://example.org/new/a?b"));
+    }
+
+    #[test]
+    fn what_no_rule_matches_is_not_found() {
+        let table = table("{matches: [{path: {value: /a}}]}");
+        let decision = decide(&table, &Request::new("GET /b", &[]).head(), 0);
+        assert!(matches!(decision, Decision::Fail { rule: None, failure: Failure::NoRuleMatched }));
+        assert_eq!(Failure::NoRuleMatched.status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -16,3 +16,6 @@ pub mod pod;
 pub mod resolve;
 pub mod route;
 pub mod settings;
+
+#[cfg(test)]
+mod testing;

@@ -7,12 +7,17 @@ mod status;
 mod table;
 mod verdict;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
 pub use status::status_parents;
 pub use table::service_table;
 pub use verdict::{ParentVerdict, Verdict, verdicts};
 
 use crate::names::ServiceName;
-use crate::route::Route;
+use crate::route::{AppProtocol, Route};
 use k8s_openapi::api::core::v1::Service;
 
 /// The objects that the viewer sees: a proxy those that its pod uses, the control plane all.
@@ -21,6 +26,11 @@ pub trait View {
     fn service(&self, name: &ServiceName) -> Option<&Service>;
     /// The routes of all namespaces and kinds that name this Service as a parent.
     fn routes_bound_to<'a>(&'a self, service: &ServiceName) -> Box<dyn Iterator<Item = &'a Route> + 'a>;
+}
+
+/// What a Service says is spoken on one of its TCP ports, if it says so and the mesh knows it.
+pub fn declared_protocol(service: &Service, port: u16) -> Option<AppProtocol> {
+    bind::tcp_ports(service).find(|declared| declared.number == port)?.declared()
 }
 
 /// The name of a Service object.

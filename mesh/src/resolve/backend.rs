@@ -34,7 +34,8 @@ pub(super) fn resolve(
     let port = port.ok_or_else(|| not_found(format!("Service {name} has no TCP port {number}")))?;
     if !speaks(kind, &port) {
         let (protocol, kind) = (port.app_protocol.unwrap_or_default(), kind.as_str());
-        let message = format!("port {number} of Service {name} is {protocol:?}, which no {kind} can send to");
+        let message =
+            format!("port {number} of Service {name} is {protocol:?}, to which kind {kind} cannot send");
         return Err(unresolved("UnsupportedProtocol", message));
     }
     Ok(BackendKey { service: name.clone(), port: number })

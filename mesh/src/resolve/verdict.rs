@@ -78,7 +78,7 @@ fn accepted(route: &Route, parent: &ParentRef, name: &ServiceName, view: &dyn Vi
     if fitting.is_empty() {
         let kind = route.kind().as_str();
         return no_parent(&format!(
-            "by its appProtocol, Service {name} carries nothing here that a {kind} can govern"
+            "by its appProtocol, Service {name} carries nothing here that is for kind {kind}"
         ));
     }
     contest(route, name, &fitting, view)

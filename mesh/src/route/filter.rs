@@ -128,3 +128,60 @@ pub struct Redirect {
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &'static str, value: &'static str) -> (HeaderName, HeaderValue) {
+        (HeaderName::from_static(name), HeaderValue::from_static(value))
+    }
+
+    #[test]
+    fn headers_are_set_added_and_removed() {
+        let modifier = HeaderModifier {
+            set: vec![pair("a", "new"), pair("b", "new")],
+            add: vec![pair("c", "more"), pair("d", "more")],
+            remove: vec![HeaderName::from_static("e"), HeaderName::from_static("f")],
+        };
+        let sent = [pair("a", "1"), pair("c", "1"), pair("e", "1"), pair("g", "1")];
+        let mut headers: HeaderMap = sent.into_iter().collect();
+        headers.append("a", HeaderValue::from_static("2"));
+        modifier.apply(&mut headers);
+        let text =
+            |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+        let mut left: Vec<_> = headers.iter().map(text).collect();
+        left.sort();
+        assert_eq!(left, ["a: new", "b: new", "c: 1", "c: more", "d: more", "g: 1"]);
+    }
+
+    /// As a route's author writes it, with or without trailing slashes.
+    #[track_caller]
+    fn check(path: &str, prefix: &str, replacement: &str, expected: &str) {
+        let modifier = PathModifier::Prefix(replacement.trim_end_matches('/').to_owned());
+        assert_eq!(modifier.apply(path, prefix.trim_end_matches('/').len()), expected);
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_as_in_the_specifications_table() {
+        check("/foo/bar", "/foo", "/xyz", "/xyz/bar");
+        check("/foo/bar", "/foo", "/xyz/", "/xyz/bar");
+        check("/foo/bar", "/foo/", "/xyz", "/xyz/bar");
+        check("/foo/bar", "/foo/", "/xyz/", "/xyz/bar");
+        check("/foo", "/foo", "/xyz", "/xyz");
+        check("/foo/", "/foo", "/xyz", "/xyz/");
+        check("/foo/bar", "/foo", "", "/bar");
+        check("/foo/", "/foo", "", "/");
+        check("/foo", "/foo", "", "/");
+        check("/foo/", "/foo", "/", "/");
+        check("/foo", "/foo", "/", "/");
+        check("/foo", "/", "/xyz", "/xyz/foo");
+    }
+
+    #[test]
+    fn a_rewrite_keeps_the_query() {
+        let rewrite = UrlRewrite { hostname: None, path: Some(PathModifier::Full("/new".to_owned())) };
+        assert_eq!(rewrite.apply("/old", Some("a=b"), 0).as_deref(), Some("/new?a=b"));
+        assert_eq!(UrlRewrite::default().apply("/old", None, 0), None);
+    }
+}

@@ -193,18 +193,19 @@ fn header_matches(request: &RequestHead<'_>, name: &HeaderName, want: &ValueMatc
     if name == HOST {
         return want.matches(request.host.as_bytes());
     }
-    let mut values = request.headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    match (values.next(), values.next()) {
+    let values = request.headers.get_all(name);
+    let mut each = values.iter().map(HeaderValue::as_bytes);
+    match (each.next(), each.next()) {
         (None, _) => false,
         (Some(only), None) => want.matches(only),
-        (Some(_), Some(_)) => repeated_matches(request.headers.get_all(name), want),
+        (Some(_), Some(_)) => repeated_matches(&values, want),
     }
 }
 
 /// Only an expression on a repeated header has to build the joined value.
-fn repeated_matches(values: GetAll<'_, HeaderValue>, want: &ValueMatch) -> bool {
+fn repeated_matches(values: &GetAll<'_, HeaderValue>, want: &ValueMatch) -> bool {
     match want {
-        ValueMatch::Exact(exact) => is_joined(exact.as_bytes(), &values),
+        ValueMatch::Exact(exact) => is_joined(exact.as_bytes(), values),
         ValueMatch::Regex(regex) => {
             let values: Vec<_> = values.iter().map(HeaderValue::as_bytes).collect();
             regex.is_match(&values.join(&b','))
@@ -230,13 +231,22 @@ fn query_matches(query: Option<&str>, name: &str, want: &ValueMatch) -> bool {
     values.next().is_some_and(|(_, value)| want.matches(value.as_bytes()))
 }
 
+/// What makes an expression match the whole value.
+pub(super) const WHOLE: (&str, &str) = (r"\A(?:", r")\z");
+
+/// An expression as its author wrote it.
+fn written(regex: &Regex) -> &str {
+    let text = regex.as_str();
+    text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1)).unwrap_or(text)
+}
+
 impl fmt::Display for PathMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(path) => write!(f, "path = {path}"),
             Self::Prefix(prefix) if prefix.is_empty() => write!(f, "any path"),
             Self::Prefix(prefix) => write!(f, "path under {prefix}"),
-            Self::Regex(regex) => write!(f, "path ~ {regex}"),
+            Self::Regex(regex) => write!(f, "path ~ {}", written(regex)),
         }
     }
 }
@@ -245,7 +255,7 @@ impl fmt::Display for ValueMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(value) => write!(f, "= {value}"),
-            Self::Regex(regex) => write!(f, "~ {regex}"),
+            Self::Regex(regex) => write!(f, "~ {}", written(regex)),
         }
     }
 }

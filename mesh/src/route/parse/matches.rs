@@ -1,6 +1,7 @@
 //! Reading matches.
 
 use super::{MAX_EXPRESSIONS, Reader};
+use crate::route::matching::WHOLE;
 use crate::route::raw::{RawGrpcMethod, RawMatch, RawMethod, RawPair, RawPath};
 use crate::route::{HttpMatch, PathMatch, RouteKind, ValueMatch};
 use http::Method;
@@ -139,7 +140,7 @@ fn full_match(pattern: &str) -> Result<Regex, String> {
     let error =
         |error: regex::Error| format!("invalid regular expression {pattern:?}: {}", last_line(&error));
     compile(pattern).map_err(error)?;
-    compile(&format!(r"\A(?:{pattern})\z")).map_err(error)
+    compile(&[WHOLE.0, pattern, WHOLE.1].concat()).map_err(error)
 }
 
 /// The regex crate draws its syntax errors over several lines; the last one says what is wrong.
