@@ -32,10 +32,11 @@ const TAIL_LINES: usize = 12;
 pub async fn up(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let plan = plan(world, validate_all(sources)?)?;
-    ensure_accounts(world, &plan, say);
     let (pods, others) = split(plan);
     let keys: Vec<_> = others.iter().map(|m| Key::of(&m.object)).collect();
     others.iter().for_each(|manifest| world.put(manifest.object.clone()));
+    ensure_accounts(world, &others, say);
+    ensure_accounts(world, &pods, say);
     if Control::available(world) {
         say.line("control plane: starting");
         world.control.start(world)?;
@@ -52,7 +53,7 @@ pub async fn up(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) 
         taken(world, &keys, deadline).await.map_err(|why| blame(why, &others))?;
     }
     await_pods(world, &runs, deadline, say).await?;
-    finish(world, deadline).await?;
+    finish(world, deadline, say).await?;
     Ok(json!({"pods": runs.len()}))
 }
 
@@ -60,32 +61,33 @@ pub async fn up(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) 
 pub async fn apply(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let plan = plan(world, validate_all(sources)?)?;
-    ensure_accounts(world, &plan, say);
     let (pods, others) = split(plan);
     let mut undo = Vec::new();
-    let mut changed = Vec::new();
+    let (mut changed, mut told) = (Vec::new(), Vec::new());
     for manifest in &others {
         let key = Key::of(&manifest.object);
         let before = world.store.borrow().get(&key).cloned();
         let same = before.as_ref().is_some_and(|old| desired(old) == desired(&manifest.object));
         world.put(manifest.object.clone());
-        say.line(&format!("{key}: {}", if same { "unchanged" } else if before.is_some() { "changed" } else { "created" }));
+        told.push(format!("{key}: {}", if same { "unchanged" } else if before.is_some() { "changed" } else { "created" }));
         if !same {
             undo.push((key.clone(), before));
             changed.push(key);
         }
     }
     if let Err(why) = taken(world, &changed, deadline).await {
-        let refused = why.is::<Refused>();
-        if refused {
-            take_back(world, undo);
+        if why.is::<Refused>() {
+            undo.into_iter().rev().for_each(|(key, before)| world.restore(&key, before));
         }
         return Err(blame(why, &others));
     }
+    told.iter().for_each(|line| say.line(line));
+    ensure_accounts(world, &others, say);
+    ensure_accounts(world, &pods, say);
     let runs = join_all(pods.into_iter().map(|pod| change_pod(world, pod.object, say))).await;
     let runs: Vec<_> = runs.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     await_pods(world, &runs, deadline, say).await?;
-    finish(world, deadline).await?;
+    finish(world, deadline, say).await?;
     Ok(json!({"changed": changed.len() + runs.len()}))
 }
 
@@ -126,7 +128,7 @@ pub async fn restart(world: &Rc<World>, name: &PodName, seconds: u64, say: &Say)
     let run = world.pod(name)?;
     let fresh = replace(world, &run, run.manifest.clone(), say).await?;
     await_pods(world, &[fresh.clone()], deadline, say).await?;
-    finish(world, deadline).await?;
+    finish(world, deadline, say).await?;
     Ok(json!({"uid": fresh.uid, "ips": fresh.addresses.texts()}))
 }
 
@@ -178,23 +180,19 @@ fn split(plan: Vec<Manifest>) -> (Vec<Manifest>, Vec<Manifest>) {
 }
 
 /// Namespaces and service accounts that are named but not there are made, and said.
-fn ensure_accounts(world: &World, plan: &[Manifest], say: &Say) {
-    for manifest in plan {
+fn ensure_accounts(world: &World, manifests: &[Manifest], say: &Say) {
+    let made = |kind: &str, name: &str| say.line(&format!("{kind} {name}: made, since no manifest holds it"));
+    for manifest in manifests {
         let key = Key::of(&manifest.object);
-        let planned = |k: &Key| plan.iter().any(|m| Key::of(&m.object) == *k);
-        let namespace = Key::new("Namespace", "", &key.namespace);
-        if key.kind == "Namespace" {
-            world.put(manifest.object.clone());
-            world.ensure_service_account(&key.name, "default");
-        } else if !key.namespace.is_empty() && !planned(&namespace) && world.ensure_namespace(&key.namespace) {
-            say.line(&format!("{namespace}: made, since no manifest holds it"));
+        let namespace = if key.kind == "Namespace" { &key.name } else { &key.namespace };
+        if !namespace.is_empty() && world.ensure_namespace(namespace) {
+            made("Namespace", namespace);
         }
         let account = manifest.object["spec"]["serviceAccountName"].as_str();
-        if let Some(account) = account.filter(|_| key.kind == "Pod") {
-            let account = Key::new("ServiceAccount", &key.namespace, account);
-            if !planned(&account) && world.ensure_service_account(&account.namespace, &account.name) {
-                say.line(&format!("{account}: made, since no manifest holds it"));
-            }
+        if let Some(account) = account.filter(|_| key.kind == "Pod")
+            && world.ensure_service_account(namespace, account)
+        {
+            made("ServiceAccount", &format!("{namespace}/{account}"));
         }
     }
 }
@@ -263,15 +261,6 @@ fn blame(why: anyhow::Error, manifests: &[Manifest]) -> anyhow::Error {
     match file {
         Some(file) => anyhow!("{file}: {why}"),
         None => why,
-    }
-}
-
-fn take_back(world: &World, undo: Vec<(Key, Option<Value>)>) {
-    for (key, before) in undo.into_iter().rev() {
-        match before {
-            Some(object) => world.put(object),
-            None => drop(world.remove(&key)),
-        }
     }
 }
 
@@ -346,9 +335,13 @@ fn explain(world: &World, run: &PodRun) -> String {
     text
 }
 
-/// Everything derived is in effect, and the control plane knows the endpoints.
-async fn finish(world: &World, deadline: Instant) -> Result<()> {
+/// Everything derived is in effect, and the control plane, if it runs, knows the endpoints.
+async fn finish(world: &World, deadline: Instant, say: &Say) -> Result<()> {
     world.settled().await;
+    if let Err(why) = world.control.answers() {
+        say.line(&format!("note: {why}"));
+        return Ok(());
+    }
     let slices: Vec<_> = world.store.borrow().list("EndpointSlice").map(|(key, _)| key.clone()).collect();
     taken(world, &slices, deadline).await
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The slices of a Service: one per address family and set of target ports, named stably.
-pub fn slices(service: &Service, pods: &[Pod]) -> Vec<Value> {
+fn slices(service: &Service, pods: &[Pod]) -> Vec<Value> {
     let Some(spec) = service.spec.as_ref().filter(|s| s.selector.as_ref().is_some_and(|s| !s.is_empty())) else {
         return Vec::new();
     };
@@ -38,7 +39,7 @@ pub fn slices(service: &Service, pods: &[Pod]) -> Vec<Value> {
 }
 
 /// The families that a Service has addresses of: `IPv4`, `IPv6`.
-pub fn families(service: &Service) -> Vec<&str> {
+fn families(service: &Service) -> Vec<&str> {
     match service.spec.as_ref().and_then(|s| s.ip_families.as_ref()) {
         Some(families) if !families.is_empty() => families.iter().map(String::as_str).collect(),
         _ => vec!["IPv4", "IPv6"],
@@ -46,7 +47,7 @@ pub fn families(service: &Service) -> Vec<&str> {
 }
 
 /// Whether a pod is one of a Service's: labels match, it has not finished.
-pub fn selects(service: &Service, pod: &Pod) -> bool {
+fn selects(service: &Service, pod: &Pod) -> bool {
     let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
     let labels = pod.metadata.labels.as_ref();
     let finished = matches!(phase(pod), "Succeeded" | "Failed");
@@ -56,24 +57,24 @@ pub fn selects(service: &Service, pod: &Pod) -> bool {
 }
 
 /// The phase in a pod's status.
-pub fn phase(pod: &Pod) -> &str {
+fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
 }
 
 /// Whether a pod's Ready condition holds.
-pub fn is_ready(pod: &Pod) -> bool {
+fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Whether clients may be sent to a pod: ready and not on its way out, or the Service does not care.
-pub fn serves(service: &Service, pod: &Pod) -> bool {
+fn serves(service: &Service, pod: &Pod) -> bool {
     let eager = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true);
     eager || (is_ready(pod) && pod.metadata.deletion_timestamp.is_none())
 }
 
 /// A pod's address of a family.
-pub fn pod_ip<'a>(pod: &'a Pod, family: &str) -> Option<&'a str> {
+fn pod_ip<'a>(pod: &'a Pod, family: &str) -> Option<&'a str> {
     let ips = pod.status.as_ref()?.pod_ips.as_ref()?;
     ips.iter().map(|ip| ip.ip.as_str()).find(|ip| ip.contains(':') == (family == "IPv6"))
 }
@@ -155,7 +156,13 @@ fn slice(service: &Service, family: &str, index: usize, targets: &[(String, i32)
     })
 }
 
-/// The names of the slices that we keep, to find those that are over.
+/// Whether a slice is a Service's, whoever wrote it.
+pub fn belongs(slice: &EndpointSlice, service: &Service) -> bool {
+    let named = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
+    slice.metadata.namespace == service.metadata.namespace && named == service.metadata.name.as_ref()
+}
+
+/// Whether a slice is ours to keep, to find those that are over.
 pub fn managed(slice: &Value) -> bool {
     slice["metadata"]["labels"][MANAGED_BY.0] == MANAGED_BY.1
 }

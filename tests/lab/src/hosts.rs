@@ -7,15 +7,17 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::endpoints::{families, pod_ip, selects, serves};
+use crate::endpoints::belongs;
 use crate::net::CONTROL;
 
 /// The cluster's domain.
 const DOMAIN: &str = "cluster.local";
 
-/// The hosts file of a pod: itself, its aliases, the control plane, all Services, headless ones pod by pod.
-pub fn hosts(own: &Pod, services: &[Service], pods: &[Pod]) -> String {
+/// The hosts file of a pod: itself, its aliases, the control plane, all Services, headless ones by their
+/// ready endpoints.
+pub fn hosts(own: &Pod, services: &[Service], slices: &[EndpointSlice]) -> String {
     let namespace = own.metadata.namespace.as_deref().unwrap_or_default();
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     write_own(own, &mut text);
@@ -23,7 +25,7 @@ pub fn hosts(own: &Pod, services: &[Service], pods: &[Pod]) -> String {
         let _ = writeln!(text, "{ip} {}", forms("heddle-injector", "heddle-system", namespace));
     }
     for service in services {
-        write_service(service, pods, namespace, &mut text);
+        write_service(service, slices, namespace, &mut text);
     }
     text
 }
@@ -48,28 +50,24 @@ fn write_own(own: &Pod, text: &mut String) {
     }
 }
 
-fn write_service(service: &Service, pods: &[Pod], viewer: &str, text: &mut String) {
+fn write_service(service: &Service, slices: &[EndpointSlice], viewer: &str, text: &mut String) {
     let meta = &service.metadata;
     let (Some(name), Some(namespace)) = (meta.name.as_deref(), meta.namespace.as_deref()) else { return };
     let ips = service.spec.as_ref().and_then(|s| s.cluster_ips.as_deref()).unwrap_or_default();
     for ip in ips.iter().filter(|ip| *ip != "None") {
         let _ = writeln!(text, "{ip} {}", forms(name, namespace, viewer));
     }
-    if ips.iter().any(|ip| ip == "None") {
-        for pod in pods.iter().filter(|pod| selects(service, pod) && serves(service, pod)) {
-            for ip in families(service).into_iter().filter_map(|family| pod_ip(pod, family)) {
-                let _ = writeln!(text, "{ip} {}{}", forms(name, namespace, viewer), own_name(service, pod, viewer));
-            }
-        }
+    if !ips.iter().any(|ip| ip == "None") {
+        return;
     }
-}
-
-/// `hostname.subdomain`, if the pod has one in this Service.
-fn own_name(service: &Service, pod: &Pod, viewer: &str) -> String {
-    let Some(spec) = pod.spec.as_ref().filter(|s| s.subdomain == service.metadata.name) else { return String::new() };
-    match (&spec.hostname, &service.metadata.name, &service.metadata.namespace) {
-        (Some(host), Some(name), Some(namespace)) => format!(" {}", forms(&format!("{host}.{name}"), namespace, viewer)),
-        _ => String::new(),
+    let ready = |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
+    let mut slices: Vec<_> = slices.iter().filter(|slice| belongs(slice, service)).collect();
+    slices.sort_by(|a, b| a.address_type.cmp(&b.address_type));
+    for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().filter(ready)) {
+        let own = endpoint.hostname.as_ref().map(|host| format!(" {}", forms(&format!("{host}.{name}"), namespace, viewer)));
+        for ip in &endpoint.addresses {
+            let _ = writeln!(text, "{ip} {}{}", forms(name, namespace, viewer), own.as_deref().unwrap_or_default());
+        }
     }
 }
 
@@ -118,7 +116,9 @@ mod tests {
 
     #[track_caller]
     fn check(viewer: &Pod, services: &[Service], pods: &[Pod], lines: &[&str]) {
-        let text = hosts(viewer, services, pods);
+        let slices = crate::endpoints::all(services, pods).into_iter();
+        let slices: Vec<EndpointSlice> = slices.map(|s| serde_json::from_value(s).expect("a slice")).collect();
+        let text = hosts(viewer, services, &slices);
         for line in lines {
             assert!(text.lines().any(|l| l == *line), "{line:?} is not in\n{text}");
         }

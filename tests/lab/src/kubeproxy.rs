@@ -3,17 +3,14 @@
 //! Only packets that pods send through the node are touched (PREROUTING and FORWARD); the node's own probes are not.
 //! What goes to no pod leaves by the interface `void` and is refused there, so that nothing waits for a timeout.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use crate::endpoints::SERVICE_NAME;
-
-/// Marks what a pod sends to itself through a Service: its source is replaced, as kube-proxy does, since no pod
-/// accepts packets from its own address.
-const HAIRPIN: &str = "0x4000/0x4000";
+use crate::endpoints::belongs;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +44,24 @@ impl Family {
 /// The whole text for a family; `node` is the node's address of that family.
 pub fn rules(family: Family, services: &[Service], slices: &[EndpointSlice], node: IpAddr) -> String {
     let (mut nat, mut refuse) = (String::new(), String::new());
+    let mut pods = BTreeSet::new();
     for service in services {
         for ip in addresses(service).filter(|ip| family.holds(ip)) {
             for port in service.spec.iter().flat_map(|s| s.ports.iter().flatten()) {
                 let found = endpoints(family, service, port, slices);
                 one_port(family, service, ip, port, &found, &mut nat, &mut refuse);
+                pods.extend(found.into_iter().map(|(pod, _)| pod));
             }
         }
     }
+    // What a pod sends to itself through a Service gets the node's source, as with kube-proxy: no pod accepts packets
+    // from its own address.
+    for pod in pods {
+        let _ = writeln!(nat, "-A POSTROUTING -s {pod} -d {pod} -j SNAT --to-source {node}");
+    }
     let host = family.icmp("host");
     format!(
-        "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{nat}\
-         -A POSTROUTING -m mark --mark {HAIRPIN} -j SNAT --to-source {node}\nCOMMIT\n\
+        "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{nat}COMMIT\n\
          *filter\n:FORWARD ACCEPT [0:0]\n{refuse}\
          -A FORWARD -o void -j REJECT --reject-with {host}\nCOMMIT\n"
     )
@@ -94,11 +97,6 @@ fn endpoints(family: Family, service: &Service, port: &ServicePort, slices: &[En
     found.sort();
     found.dedup();
     found
-}
-
-fn belongs(slice: &EndpointSlice, service: &Service) -> bool {
-    let named = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
-    slice.metadata.namespace == service.metadata.namespace && named == service.metadata.name.as_ref()
 }
 
 enum State {
@@ -140,9 +138,6 @@ fn one_port(
     if endpoints.is_empty() {
         let icmp = family.icmp("port");
         let _ = writeln!(refuse, "-A FORWARD {matches} -j REJECT --reject-with {icmp}");
-    }
-    for (endpoint, _) in endpoints {
-        let _ = writeln!(nat, "-A PREROUTING {matches} -s {endpoint} -j MARK --set-xmark {HAIRPIN}");
     }
     for (index, (endpoint, number)) in endpoints.iter().enumerate() {
         let chance = match endpoints.len() - index {

@@ -40,11 +40,10 @@ fn connections_are_spread_evenly_over_ready_endpoints() {
     check(Family::V4, &[slice], r#"*nat
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A PREROUTING -d 10.96.0.5 -p tcp -m tcp --dport 80 -m comment --comment "shop/web" -s 10.1.0.2 -j MARK --set-xmark 0x4000/0x4000
--A PREROUTING -d 10.96.0.5 -p tcp -m tcp --dport 80 -m comment --comment "shop/web" -s 10.1.0.3 -j MARK --set-xmark 0x4000/0x4000
 -A PREROUTING -d 10.96.0.5 -p tcp -m tcp --dport 80 -m comment --comment "shop/web" -m statistic --mode random --probability 0.5000000000 -j DNAT --to-destination 10.1.0.2:8080
 -A PREROUTING -d 10.96.0.5 -p tcp -m tcp --dport 80 -m comment --comment "shop/web" -j DNAT --to-destination 10.1.0.3:8080
--A POSTROUTING -m mark --mark 0x4000/0x4000 -j SNAT --to-source 10.0.0.1
+-A POSTROUTING -s 10.1.0.2 -d 10.1.0.2 -j SNAT --to-source 10.0.0.1
+-A POSTROUTING -s 10.1.0.3 -d 10.1.0.3 -j SNAT --to-source 10.0.0.1
 COMMIT
 *filter
 :FORWARD ACCEPT [0:0]
@@ -59,7 +58,6 @@ fn a_service_without_endpoints_refuses() {
     check(Family::V6, &[], r#"*nat
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A POSTROUTING -m mark --mark 0x4000/0x4000 -j SNAT --to-source fd00::1
 COMMIT
 *filter
 :FORWARD ACCEPT [0:0]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::endpoints;
 use crate::kubeproxy::{Family, rules};
-use crate::net::{NODE, run};
+use crate::net::{NODE, inside, run};
 use crate::world::World;
 
 /// How often tokens' ages and the mesh's bundle are looked at.
@@ -87,8 +87,7 @@ fn program_filter(world: &World, services: &[Service]) {
         if text == *old {
             continue;
         }
-        let mut command = Command::new("ip");
-        match run(command.args(["netns", "exec", &world.place.node_netns(), program]), &text) {
+        match inside(&world.place.node_netns(), || run(&mut Command::new(program), &text)) {
             Ok(()) => *old = text,
             Err(why) => eprintln!("kube-proxy: {why:#}"),
         }

@@ -65,12 +65,25 @@ impl Store {
         if old == Some(&object) {
             return Ok(false);
         }
+        self.write(key, object)?;
+        Ok(true)
+    }
+
+    /// Makes an object what it was before, generation and all.
+    pub fn restore(&mut self, key: &Key, before: Option<Value>) -> io::Result<()> {
+        match before {
+            Some(object) => self.write(key.clone(), object),
+            None => self.remove(key).map(drop),
+        }
+    }
+
+    fn write(&mut self, key: Key, object: Value) -> io::Result<()> {
         if key.kind != "Secret" {
             let bytes = serde_json::to_vec_pretty(&object)?;
             write_atomically(&self.staging, &self.directory.join(key.file_name()), &bytes)?;
         }
         self.objects.insert(key, object);
-        Ok(true)
+        Ok(())
     }
 
     /// Removes an object; returns what it was.

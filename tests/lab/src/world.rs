@@ -142,6 +142,13 @@ impl World {
         }
     }
 
+    /// Makes an object what it was, to the letter.
+    pub fn restore(&self, key: &Key, before: Option<Value>) {
+        let done = self.store.borrow_mut().restore(key, before);
+        done.unwrap_or_else(|why| eprintln!("cannot restore {key}: {why}"));
+        self.touch();
+    }
+
     /// Removes an object and all that follows from it.
     pub fn remove(&self, key: &Key) -> Option<Value> {
         let removed = self.store.borrow_mut().remove(key);
@@ -188,7 +195,7 @@ impl World {
     pub fn write_hosts(&self, run: &PodRun) -> Result<()> {
         let store = self.store.borrow();
         let own: Pod = serde_json::from_value(run.object())?;
-        let text = hosts(&own, &store.typed_list("Service"), &store.typed_list("Pod"));
+        let text = hosts(&own, &store.typed_list("Service"), &store.typed_list("EndpointSlice"));
         let path = self.place.pod(&run.uid).join("etc/hosts");
         Ok(rewrite(&path, &text)?)
     }
