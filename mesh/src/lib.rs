@@ -3,7 +3,6 @@
 //!
 //! Everything here is pure: no runtime, no sockets, no TLS, no Kubernetes client. Time and randomness
 //! are arguments, so that every rule can be proved by a test that never waits.
-#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod balance;
 pub mod contract;

@@ -23,6 +23,7 @@ use gateway_api::experimental::{
     grpcroutes::GrpcRoute, httproutes::HttpRoute, tcproutes::TcpRoute, tlsroutes::TlsRoute,
     udproutes::UdpRoute,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -190,6 +191,12 @@ impl Route {
     /// Reads a UDPRoute.
     pub fn from_udp(route: &UdpRoute) -> Self {
         parse::route(RouteKind::Udp, &route.metadata, &route.spec)
+    }
+
+    /// Reads an object that the closed types of the API cannot hold, such as one with a filter of a later version: it
+    /// is to be refused in status, not to vanish. Fails only for what is no object of Kubernetes at all.
+    pub fn from_json(kind: RouteKind, object: &serde_json::Value) -> Result<Self, serde_json::Error> {
+        Ok(parse::route(kind, &ObjectMeta::deserialize(&object["metadata"])?, &object["spec"]))
     }
 
     /// The route's kind.

@@ -9,6 +9,7 @@ use super::{BackendRef, HttpMatch, PathMatch, PathModifier, Refusal, Route, Rout
 use crate::names::ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// The largest weight (BackendRef, `weight`).
@@ -82,10 +83,7 @@ impl Reader {
         let matches = self.matches(&at, &raw.matches);
         let (filters, redirect) = self.filters(&at, &raw.filters);
         if redirect.is_some() && !raw.backend_refs.is_empty() {
-            self.unsupported(
-                &at,
-                "RequestRedirect cannot be used together with backendRefs; remove one of them",
-            );
+            self.unsupported(&at, "RequestRedirect cannot be used with backendRefs; remove one of them");
         }
         let backends: Vec<_> =
             raw.backend_refs.iter().enumerate().map(|(ix, raw)| self.backend(&at, ix, raw)).collect();
@@ -100,13 +98,9 @@ impl Reader {
             ("retry", &raw.retry),
             ("sessionPersistence", &raw.session_persistence),
         ];
-        for (name, policy) in policies {
-            if policy
-                .as_ref()
-                .is_some_and(|policy| policy.as_object().is_none_or(|fields| !fields.is_empty()))
-            {
-                self.unsupported(&format!("{at}.{name}"), "not supported yet; remove it");
-            }
+        let says_something = |policy: &Value| policy.as_object().is_none_or(|fields| !fields.is_empty());
+        for (name, _) in policies.iter().filter(|(_, policy)| policy.as_ref().is_some_and(says_something)) {
+            self.unsupported(&format!("{at}.{name}"), "not supported yet; remove it");
         }
     }
 

@@ -1,4 +1,4 @@
-use crate::route::{PathMatch, Route};
+use crate::route::{PathMatch, Route, RouteKind};
 use crate::testing::World;
 
 fn http(rule: &str) -> Route {
@@ -155,7 +155,7 @@ fn redirects_are_checked() {
     check("{filters: [{type: RequestRedirect}]}", "UnsupportedValue", "settings are missing");
     let with_backend =
         "{backendRefs: [{name: b, port: 1}], filters: [{type: RequestRedirect, requestRedirect: {port: 1}}]}";
-    check(with_backend, "UnsupportedValue", "together with backendRefs");
+    check(with_backend, "UnsupportedValue", "cannot be used with backendRefs");
 }
 
 #[test]
@@ -224,6 +224,22 @@ fn tls_and_udp_are_not_built_yet() {
         let route = World::new(&yaml(kind)).routes.remove(0);
         assert!(route.refusals[0].message.contains(kind), "{:?}", route.refusals);
     }
+}
+
+#[test]
+fn what_later_versions_bring_is_refused_and_not_lost() {
+    let object = serde_json::json!({
+        "metadata": {"name": "r", "namespace": "shop"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "rules": [{"filters": [{"type": "Teleport"}], "matches": [{"path": {"type": "Fuzzy", "value": "/"}}]}],
+        },
+    });
+    let route = Route::from_json(RouteKind::Http, &object).unwrap();
+    assert!(route.binds_to(&"shop/web".parse().unwrap()));
+    let messages: Vec<_> = route.refusals.iter().map(|refusal| refusal.message.as_str()).collect();
+    assert!(messages.iter().any(|message| message.contains("Teleport")), "{messages:?}");
+    assert!(messages.iter().any(|message| message.contains("Fuzzy")), "{messages:?}");
 }
 
 #[test]
