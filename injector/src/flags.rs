@@ -11,6 +11,8 @@ use mesh::contract::{
 use mesh::identity::TrustDomain;
 use mesh::settings;
 
+use crate::index::LOG_CAPACITY;
+
 /// Heddle's control plane: signs certificates, serves discovery, injects pods and judges routes.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -71,7 +73,7 @@ pub struct Flags {
     pub ports: Ports,
 }
 
-/// The ports are fixed by the contract; only tests take others (0 is any).
+/// Fixed by the contract; only tests take other ports (0 is any) or a shorter memory.
 #[derive(Debug, clap::Args)]
 pub struct Ports {
     #[arg(long, hide = true, default_value_t = CONTROL_PORT)]
@@ -82,6 +84,9 @@ pub struct Ports {
     pub metrics_port: u16,
     #[arg(long, hide = true, default_value_t = CONTROL_HEALTH_PORT)]
     pub health_port: u16,
+    /// How many changes a watcher may fall behind
+    #[arg(long, hide = true, default_value_t = LOG_CAPACITY)]
+    pub watch_log: usize,
     /// Where to write the ports that were taken: "control webhook metrics health"
     #[arg(long, hide = true)]
     pub ports_out: Option<PathBuf>,

@@ -76,7 +76,7 @@ async fn start(flags: &Flags) -> Result<()> {
     let [control, webhook, metrics_page, health] = listeners(flags).await?;
 
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let index = Arc::new(Index::new(state.next_epoch(epoch)?));
+    let index = Arc::new(Index::new(state.next_epoch(epoch)?, flags.ports.watch_log));
     let metrics = Arc::new(Metrics::new());
     let report = Arc::new(RwLock::new(Report::default()));
     let taker =
@@ -120,7 +120,7 @@ async fn listeners(flags: &Flags) -> Result<[TcpListener; 4]> {
         let listener = serve::listen(flags.listen, port).await;
         listener.with_context(|| format!("cannot listen on port {port} of {}", flags.listen))
     };
-    let Ports { control_port, webhook_port, metrics_port, health_port, ports_out } = &flags.ports;
+    let Ports { control_port, webhook_port, metrics_port, health_port, ports_out, .. } = &flags.ports;
     let listeners = [
         listen(*control_port).await?,
         listen(*webhook_port).await?,

@@ -3,7 +3,6 @@
 //! A kind is decoded once, when it comes in; from then on everything works on typed values.
 
 use std::fmt;
-use std::sync::Arc;
 
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
@@ -144,8 +143,7 @@ pub struct Key {
 impl Key {
     /// A key from its parts.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        let name = ObjectName { namespace: Arc::from(namespace), name: Arc::from(name) };
-        Self { kind, name }
+        Self { kind, name: ObjectName::new(namespace, name) }
     }
 }
 

@@ -163,6 +163,7 @@ fn unauthorized(message: &str) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, message)
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "every other fault makes it no token at all")]
 fn reason(kind: &ErrorKind) -> String {
     match kind {
         ErrorKind::ExpiredSignature => "the token has expired".to_owned(),

@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 pub fn carry_over(value: &Value, old: Option<&Value>) -> Value {
     let ours = old.map(parents).unwrap_or_default().iter().filter(|entry| is_ours(entry));
     let others = parents(value).iter().filter(|entry| !is_ours(entry));
-    with_parents(value, others.chain(ours).cloned().collect())
+    let parents: Vec<Value> = others.chain(ours).cloned().collect();
+    with_parents(value, &parents)
 }
 
 /// The route with the status that it has earned; nothing if it has it already.
 pub fn plan(value: &Value, route: &Route, view: &dyn View, now: &str) -> Option<Value> {
     let generation = value["metadata"]["generation"].as_i64().unwrap_or_default();
     let planned = status_parents(parents(value), &verdicts(route, view), generation, now)?;
-    Some(with_parents(value, planned))
+    Some(with_parents(value, &planned))
 }
 
 fn parents(value: &Value) -> &[Value] {
@@ -31,7 +32,7 @@ fn is_ours(entry: &Value) -> bool {
     entry["controllerName"] == CONTROLLER_NAME
 }
 
-fn with_parents(value: &Value, parents: Vec<Value>) -> Value {
+fn with_parents(value: &Value, parents: &[Value]) -> Value {
     let mut value = value.clone();
     if let Some(object) = value.as_object_mut() {
         match parents.is_empty() {

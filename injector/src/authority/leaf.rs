@@ -36,9 +36,8 @@ pub fn requested_key(csr: &str, identity: &Identity) -> Result<PublicKey, CsrErr
     let request = CertificateSigningRequestParams::from_pem(csr).map_err(CsrError::Unreadable)?;
     let refused = |asked: String| CsrError::OtherName { asked, identity: identity.clone() };
     for name in &request.params.subject_alt_names {
-        match name {
-            SanType::URI(uri) if uri.as_str() == identity.as_str() => {}
-            other => return Err(refused(format!("the name {}", shown(other)))),
+        if !matches!(name, SanType::URI(uri) if uri.as_str() == identity.as_str()) {
+            return Err(refused(format!("the name {}", shown(name))));
         }
     }
     if let Some((_, value)) = request.params.distinguished_name.iter().next() {
@@ -62,12 +61,12 @@ fn is_p256(key: &PublicKey) -> bool {
 
 /// A name as people read it, not as rcgen prints it.
 fn shown(name: &SanType) -> String {
-    match name {
-        SanType::URI(uri) => format!("{:?}", uri.as_str()),
-        SanType::DnsName(dns) => format!("{:?}", dns.as_str()),
-        SanType::IpAddress(address) => address.to_string(),
-        _ => "of another kind".to_owned(),
-    }
+    let text = match name {
+        SanType::URI(text) | SanType::DnsName(text) | SanType::Rfc822Name(text) => text.as_str(),
+        SanType::IpAddress(address) => return address.to_string(),
+        SanType::OtherName(_) | _ => "of another kind",
+    };
+    format!("{text:?}")
 }
 
 /// An SVID: one URI, no subject, good for both sides of TLS and for nothing else.

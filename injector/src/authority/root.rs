@@ -57,9 +57,9 @@ pub fn check(pem: &str, key: &KeyPair, domain: &str) -> Result<u64, RootError> {
         return Err(RootError::OtherKey);
     }
     let names = certificate.subject_alternative_name().map_err(|_| RootError::Unreadable)?;
-    let uri = names.into_iter().flat_map(|names| &names.value.general_names).find_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
+    let uri = names.into_iter().flat_map(|names| &names.value.general_names).find_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        Some(*uri)
     });
     if uri != Some(domain) {
         let found = uri.unwrap_or("no trust domain").to_owned();

@@ -3,7 +3,6 @@
 //! Pure. Everything that is not plainly allowed is refused, with the reason: a list names a namespace,
 //! an object or an address, so that nobody reads the whole cluster, and Secrets are no kind at all.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +87,7 @@ impl Query {
         let path = Path::parse(path)?;
         let mut parameters = Parameters::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            parameters.take(&name, value)?;
+            parameters.take(&name, &value)?;
         }
         let selector = path.selector(&parameters)?;
         let mode = path.mode(&parameters)?;
@@ -132,7 +131,7 @@ impl Query {
             _ if self.namespace.is_none() && named && self.kind.namespaced() => {
                 Err(Refusal::bad(format!("the path must name the namespace of the {plural}")))
             }
-            _ => Ok(self),
+            Serving::Watched | Serving::ByName => Ok(self),
         }
     }
 }
@@ -223,17 +222,17 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn take(&mut self, name: &str, value: Cow<'_, str>) -> Result<(), Refusal> {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
         let number =
             || value.parse::<u64>().map_err(|_| Refusal::bad(format!("{name}={value} is not a number")));
         match name {
             _ if value.is_empty() => {}
-            "fieldSelector" => self.field = Some(equality(&value)?),
+            "fieldSelector" => self.field = Some(equality(value)?),
             "labelSelector" => self.labels = value.split(',').map(equality).collect::<Result<_, _>>()?,
-            "watch" => self.watch = is_true(&value),
+            "watch" => self.watch = is_true(value),
             "resourceVersion" => self.version = Some(number()?),
-            "allowWatchBookmarks" => self.bookmarks = is_true(&value),
-            "sendInitialEvents" => self.initial_events = is_true(&value),
+            "allowWatchBookmarks" => self.bookmarks = is_true(value),
+            "sendInitialEvents" => self.initial_events = is_true(value),
             "timeoutSeconds" => self.timeout = Some(number()?),
             _ => {}
         }

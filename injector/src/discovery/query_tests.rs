@@ -38,7 +38,7 @@ fn objects_are_found_by_address_and_by_service() {
 fn a_watch_begins_as_kube_asks_for_it() {
     let start = |parameters: &str| match parse(&format!("/api/v1/namespaces/shop/pods?{parameters}")).mode {
         Mode::Watch(options) => options,
-        other => panic!("{other:?}"),
+        Mode::Get | Mode::List => panic!("no watch"),
     };
     let streaming = start(
         "&watch=true&timeoutSeconds=290&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=0",

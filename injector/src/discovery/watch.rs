@@ -140,7 +140,7 @@ impl Follower {
     fn advance(&mut self, state: &State) -> Result<Bytes, Expired> {
         match &self.query.selector {
             Selector::PodsOf(_) => self.compare(state),
-            _ => self.read_on(state),
+            Selector::All | Selector::Name(_) | Selector::Linked(_) => self.read_on(state),
         }
     }
 

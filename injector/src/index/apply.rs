@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use mesh::names::ServiceName;
+use mesh::names::{ObjectName, ServiceName};
 use mesh::pod::{PodFacts, reduce};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ impl State {
             let entry = self.draft(Arc::clone(&object));
             self.put(&object.key, Some(entry), &mut before);
         }
-        for key in self.routes_of(&services) {
+        for key in self.routes_of(&services, &touched) {
             self.judge(&key, now, &mut before);
         }
         self.publish(before);
@@ -40,34 +40,35 @@ impl State {
 
     /// The Services on which status depends when the object `key` changes.
     fn concerns(&self, key: &Key, services: &mut BTreeSet<ServiceName>) {
-        match key.kind {
-            Kind::Service => drop(services.insert(key.name.clone())),
-            Kind::Route(_) => {
-                let links = self.get(key.kind, &key.name).map(|entry| entry.links()).unwrap_or_default();
-                services.extend(links.into_iter().filter_map(|link| match link {
-                    Link::Parent(service) => Some(service),
-                    _ => None,
-                }));
-            }
-            _ => {}
+        if key.kind == Kind::Service {
+            services.insert(key.name.clone());
+        }
+        if let Some(entry) = self.get(key.kind, &key.name)
+            && let Typed::Route(route) = &entry.object.typed
+        {
+            services.extend(route.parent_services());
         }
     }
 
-    /// Every route that is bound to one of `services` or names it as a backend.
-    fn routes_of(&self, services: &BTreeSet<ServiceName>) -> BTreeSet<Key> {
+    /// Every route whose status can have changed: those that did themselves, and those that are bound to one
+    /// of `services` or name it as a backend.
+    fn routes_of(&self, services: &BTreeSet<ServiceName>, touched: &BTreeSet<Key>) -> BTreeSet<Key> {
         let links = services
             .iter()
             .flat_map(|service| [Link::Parent(service.clone()), Link::Backend(service.clone())]);
-        links.filter_map(|link| self.links.get(&link)).flatten().cloned().collect()
+        let linked = links.filter_map(|link| self.links.get(&link)).flatten();
+        linked.chain(touched.iter().filter(|key| matches!(key.kind, Kind::Route(_)))).cloned().collect()
     }
 
     /// The pods that have to be reduced anew, since their Namespace or Node changed and they did not.
     fn pods_of_parents(&self, touched: &BTreeSet<Key>) -> Vec<Arc<Object>> {
         let pods = touched.iter().flat_map(|key| -> Vec<&Arc<Entry>> {
-            match key.kind {
-                Kind::Namespace => self.in_namespace(Kind::Pod, &key.name.name).collect(),
-                Kind::Node => self.linked(&Link::OnNode(key.name.name.to_string())).collect(),
-                _ => Vec::new(),
+            if key.kind == Kind::Namespace {
+                self.in_namespace(Kind::Pod, &key.name.name).collect()
+            } else if key.kind == Kind::Node {
+                self.linked(&Link::OnNode(key.name.name.to_string())).collect()
+            } else {
+                Vec::new()
             }
         });
         let others = pods.filter(|entry| !touched.contains(&entry.key));
@@ -87,7 +88,11 @@ impl State {
                 let value = status::carry_over(&object.value, old);
                 Entry::draft(object, value, None)
             }
-            _ => {
+            Typed::Namespace(_)
+            | Typed::Node(_)
+            | Typed::Service(_)
+            | Typed::EndpointSlice(_)
+            | Typed::Plain => {
                 let value = object.value.clone();
                 Entry::draft(object, value, None)
             }
@@ -96,10 +101,9 @@ impl State {
 
     fn node_of(&self, pod: &Pod) -> Option<&Node> {
         let name = pod.spec.as_ref()?.node_name.as_deref()?;
-        match &self.get(Kind::Node, &Key::new(Kind::Node, "", name).name)?.object.typed {
-            Typed::Node(node) => Some(node),
-            _ => None,
-        }
+        let entry = self.get(Kind::Node, &ObjectName::new("", name))?;
+        let Typed::Node(node) = &entry.object.typed else { return None };
+        Some(node)
     }
 
     /// Gives the route `key` the status that it has earned.

@@ -27,7 +27,7 @@ use crate::source::Change;
 pub const VERSIONS_PER_EPOCH: u64 = 1_000_000_000;
 
 /// Changes that a watcher may fall behind. A batch of ten thousand objects must fit.
-const LOG_CAPACITY: usize = 16_384;
+pub const LOG_CAPACITY: usize = 16_384;
 
 /// The index, shared between the source's thread and the servers.
 #[derive(Debug)]
@@ -47,12 +47,9 @@ pub struct State {
 }
 
 impl Index {
-    /// An empty index of a new epoch (a number larger than at every start before).
-    pub fn new(epoch: u64) -> Self {
-        Self::with_log(epoch, LOG_CAPACITY)
-    }
-
-    fn with_log(epoch: u64, capacity: usize) -> Self {
+    /// An empty index of a new epoch (a number larger than at every start before), whose watchers may fall
+    /// behind by `capacity` changes.
+    pub fn new(epoch: u64, capacity: usize) -> Self {
         let state = State::new(epoch, capacity);
         let (head, _) = watch::channel(state.version);
         Self { state: RwLock::new(state), head }
@@ -138,10 +135,9 @@ impl State {
 
     /// A Namespace; one that no manifest describes has no labels.
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
-        match &self.get(Kind::Namespace, &ObjectName::new("", name))?.object.typed {
-            Typed::Namespace(namespace) => Some(namespace),
-            _ => None,
-        }
+        let entry = self.get(Kind::Namespace, &ObjectName::new("", name))?;
+        let Typed::Namespace(namespace) = &entry.object.typed else { return None };
+        Some(namespace)
     }
 
     /// How many objects there are of each kind.
@@ -152,18 +148,16 @@ impl State {
 
 impl View for State {
     fn service(&self, name: &ServiceName) -> Option<&Service> {
-        match &self.get(Kind::Service, name)?.object.typed {
-            Typed::Service(service) => Some(service),
-            _ => None,
-        }
+        let Typed::Service(service) = &self.get(Kind::Service, name)?.object.typed else { return None };
+        Some(service)
     }
 
     fn routes_bound_to<'a>(&'a self, service: &ServiceName) -> Box<dyn Iterator<Item = &'a Route> + 'a> {
         let keys = self.links.get(&Link::Parent(service.clone())).into_iter().flatten();
         let entries = keys.filter_map(|key| self.get(key.kind, &key.name));
-        Box::new(entries.filter_map(|entry| match &entry.object.typed {
-            Typed::Route(route) => Some(&**route),
-            _ => None,
+        Box::new(entries.filter_map(|entry| {
+            let Typed::Route(route) = &entry.object.typed else { return None };
+            Some(&**route)
         }))
     }
 }

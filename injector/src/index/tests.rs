@@ -6,7 +6,7 @@ const NOW: &str = "2026-01-02T03:04:05Z";
 
 /// An index that holds the objects of `yaml` and remembers `log` changes.
 pub fn index(log: usize, yaml: &str) -> Index {
-    let index = Index::with_log(1, log);
+    let index = Index::new(1, log);
     put(&index, yaml);
     index
 }
@@ -165,6 +165,13 @@ fn a_changed_status_is_a_change_of_the_route() {
     let changed: Vec<String> =
         state.since(before).unwrap().map(|event| event.after.as_ref().unwrap().key.to_string()).collect();
     assert_eq!(changed, ["Service shop/api", "HTTPRoute shop/split"]);
+}
+
+#[test]
+fn a_route_that_leaves_its_service_loses_the_status_of_it() {
+    let index = index(100, &(service("web", "10.96.0.5") + &route("web")));
+    put(&index, &route("web").replace("group: '', kind: Service, name: web", "name: gateway"));
+    assert_eq!(condition(&index, "Accepted"), None);
 }
 
 #[test]

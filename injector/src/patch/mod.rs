@@ -98,14 +98,14 @@ fn operations(pod: &Pod, settings: &Settings, config: &Config) -> Result<Vec<Val
     let (mut operations, probes) = probes::rewrite(pod)?;
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     if spec.init_containers.is_none() {
-        operations.push(add("/spec/initContainers", json!([])));
+        operations.push(add("/spec/initContainers", &json!([])));
     }
-    operations.push(add("/spec/initContainers/0", containers::init(settings, config)));
-    operations.push(add("/spec/initContainers/1", containers::proxy(settings, config, &probes)));
+    operations.push(add("/spec/initContainers/0", &containers::init(settings, config)));
+    operations.push(add("/spec/initContainers/1", &containers::proxy(settings, config, &probes)));
     if spec.volumes.is_none() {
-        operations.push(add("/spec/volumes", json!([])));
+        operations.push(add("/spec/volumes", &json!([])));
     }
-    operations.extend(containers::volumes().map(|volume| add("/spec/volumes/-", volume)));
+    operations.extend(containers::volumes().map(|volume| add("/spec/volumes/-", &volume)));
     operations.extend(default_container(pod));
     Ok(operations)
 }
@@ -115,15 +115,15 @@ fn default_container(pod: &Pod) -> Vec<Value> {
     const ANNOTATION: &str = "kubectl.kubernetes.io/default-container";
     let Some(first) = containers(pod).next() else { return Vec::new() };
     match &pod.metadata.annotations {
-        None => vec![add("/metadata/annotations", json!({ANNOTATION: first.name}))],
+        None => vec![add("/metadata/annotations", &json!({ANNOTATION: first.name}))],
         Some(annotations) if annotations.contains_key(ANNOTATION) => Vec::new(),
         Some(_) => {
-            vec![add("/metadata/annotations/kubectl.kubernetes.io~1default-container", json!(first.name))]
+            vec![add("/metadata/annotations/kubectl.kubernetes.io~1default-container", &json!(first.name))]
         }
     }
 }
 
-fn add(path: &str, value: Value) -> Value {
+fn add(path: &str, value: &Value) -> Value {
     json!({"op": "add", "path": path, "value": value})
 }
 

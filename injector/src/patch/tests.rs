@@ -91,38 +91,38 @@ fn wrong_annotations_are_refused_all_at_once() {
     check("bad-annotations");
 }
 
-fn minimal(spec: Value) -> Value {
+fn minimal(spec: &Value) -> Value {
     json!({"metadata": {"name": "web", "labels": {"heddle.dev/inject": "enabled"}}, "spec": spec})
 }
 
 #[track_caller]
-fn check_denied(spec: Value, reason: &str) {
+fn check_denied(spec: &Value, reason: &str) {
     match decide(&pod(&minimal(spec)), "shop", None, &config()) {
         Decision::Deny(found) => assert_eq!(found, reason),
-        other => panic!("{other:?}"),
+        Decision::Patch(_) | Decision::Skip(_) => panic!("it is not denied"),
     }
 }
 
 #[test]
 fn what_would_weaken_or_break_the_pod_is_refused() {
     check_denied(
-        json!({"containers": [{"name": "app", "securityContext": {"runAsUser": 1337}}]}),
+        &json!({"containers": [{"name": "app", "securityContext": {"runAsUser": 1337}}]}),
         "container app runs as user 1337, whose traffic bypasses the mesh: choose another runAsUser",
     );
     check_denied(
-        json!({"containers": [{"name": "heddle-proxy"}]}),
+        &json!({"containers": [{"name": "heddle-proxy"}]}),
         "the container name heddle-proxy is reserved: give the container another one",
     );
     check_denied(
-        json!({"containers": [{"name": "app", "ports": [{"containerPort": 15021}]}]}),
+        &json!({"containers": [{"name": "app", "ports": [{"containerPort": 15021}]}]}),
         "container app declares port 15021, on which the proxy listens: choose another port",
     );
     check_denied(
-        json!({"containers": [{"name": "app"}], "volumes": [{"name": "heddle-token"}]}),
+        &json!({"containers": [{"name": "app"}], "volumes": [{"name": "heddle-token"}]}),
         "the volume name heddle-token is reserved: give the volume another one",
     );
     check_denied(
-        json!({"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": "http"}}}]}),
+        &json!({"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": "http"}}}]}),
         "container app: its livenessProbe names port \"http\", which is no port of the container",
     );
 }
@@ -133,12 +133,12 @@ fn a_container_may_choose_another_user_than_its_pods() {
         "securityContext": {"runAsUser": 1337},
         "containers": [{"name": "app", "securityContext": {"runAsUser": 1000}}],
     });
-    assert!(matches!(decide(&pod(&minimal(spec)), "shop", None, &config()), Decision::Patch(_)));
+    assert!(matches!(decide(&pod(&minimal(&spec)), "shop", None, &config()), Decision::Patch(_)));
 }
 
 #[test]
 fn the_clusters_own_namespaces_are_left_alone() {
-    let value = minimal(json!({"containers": [{"name": "app"}]}));
+    let value = minimal(&json!({"containers": [{"name": "app"}]}));
     for namespace in EXCLUDED {
         assert!(matches!(decide(&pod(&value), namespace, None, &config()), Decision::Skip(_)));
     }
@@ -173,7 +173,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
     let containers = (1usize..4)
         .prop_flat_map(|count| (0..count).map(|index| container(format!("app-{index}"))).collect::<Vec<_>>());
     (containers, vec(any::<bool>(), 0..3), any::<bool>(), any::<bool>()).prop_map(|(containers, sidecars, volumes, annotated)| {
-        let mut pod = minimal(json!({"containers": containers}));
+        let mut pod = minimal(&json!({"containers": containers}));
         let init = sidecars.iter().enumerate().map(|(index, sidecar)| match sidecar {
             true => json!({"name": format!("side-{index}"), "restartPolicy": "Always", "livenessProbe": {"tcpSocket": {"port": 1}}}),
             false => json!({"name": format!("init-{index}")}),

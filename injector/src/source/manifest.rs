@@ -2,7 +2,6 @@
 //!
 //! A broken document must not cost the others, so each has an outcome of its own.
 
-use mesh::names::ObjectName;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -95,7 +94,7 @@ fn key(value: &Value) -> Result<Option<Key>, String> {
         false => "",
     };
     check_name(kind, namespace, name)?;
-    Ok(Some(Key { kind, name: ObjectName::new(namespace, name) }))
+    Ok(Some(Key::new(kind, namespace, name)))
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {

@@ -73,7 +73,7 @@ fn run(directory: &mut Directory, events: &Events, sink: &mut impl Sink) {
                 }
             }
             Err(error) => {
-                tracing::warn!("cannot read the manifests' directory: {error}; the last good objects stay")
+                tracing::warn!("cannot read the manifests' directory: {error}; the last good objects stay");
             }
         }
     }
