@@ -78,3 +78,6 @@ fn condition(kind: &str, verdict: &Verdict, generation: i64, before: Option<&Val
         "lastTransitionTime": since,
     })
 }
+
+#[cfg(test)]
+mod tests;

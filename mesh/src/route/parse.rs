@@ -8,7 +8,7 @@ use super::raw::{RawBackendRef, RawRule, RawSpec};
 use super::{BackendRef, HttpMatch, PathMatch, PathModifier, Refusal, Route, RouteKind, Rule};
 use crate::names::ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -59,9 +59,14 @@ impl Reader {
         read.map_err(|what| self.unsupported(at, what)).ok()
     }
 
+    /// Of what cannot be read the parents are kept: a refused route claims its ports.
     fn spec(&mut self, spec: &impl Serialize) -> RawSpec {
-        let read = serde_json::to_value(spec).and_then(serde_json::from_value);
-        self.accept("spec", read.map_err(|error| error.to_string())).unwrap_or_default()
+        let value = serde_json::to_value(spec).unwrap_or_default();
+        let read = RawSpec::deserialize(&value).map_err(|error| error.to_string());
+        self.accept("spec", read).unwrap_or_else(|| RawSpec {
+            parent_refs: Vec::deserialize(&value["parentRefs"]).unwrap_or_default(),
+            ..RawSpec::default()
+        })
     }
 
     fn check_kind(&mut self, rules: usize) {

@@ -243,6 +243,17 @@ fn what_later_versions_bring_is_refused_and_not_lost() {
 }
 
 #[test]
+fn what_cannot_be_read_still_claims_its_ports() {
+    let parents = serde_json::json!([{"group": "", "kind": "Service", "name": "web"}]);
+    let object = serde_json::json!({
+        "metadata": {"name": "r", "namespace": "shop"}, "spec": {"parentRefs": parents, "rules": "many"},
+    });
+    let route = Route::from_json(RouteKind::Http, &object).unwrap();
+    assert!(route.binds_to(&"shop/web".parse().unwrap()));
+    assert_eq!(route.refusals.len(), 1);
+}
+
+#[test]
 fn a_tcp_route_has_one_rule() {
     let yaml = "{kind: TCPRoute, apiVersion: v1, metadata: {name: r, namespace: shop}, spec: {rules: [{backendRefs: []}, {backendRefs: []}]}}";
     assert!(World::new(yaml).routes[0].refusals[0].message.contains("one rule"));
