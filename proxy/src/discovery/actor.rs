@@ -16,7 +16,7 @@ use mesh::{
     endpoints,
     names::{ObjectName, ServiceName},
     pod::PodFacts,
-    resolve,
+    resolve::{self, View},
     route::{Action, BackendKey, Governing, PortTable, RouteKind, Split},
 };
 use serde_json::{Value, json};
@@ -221,40 +221,61 @@ impl Actor {
     }
 
     /// Works a Service's table out from scratch, and publishes it if all that it needs is here.
+    ///
+    /// What it needs shows step by step: routes name backends, backends have endpoints, endpoints are pods. Each step
+    /// opens what the last one showed, and waits until that is here.
     fn refresh_service(&mut self, name: &ServiceName) {
-        let mut needs = self.base_needs(name);
-        needs.iter().for_each(|key| self.open(key));
-        if needs.iter().all(|key| self.store.is_synced(key)) {
-            let Some(service) = self.store.service(name) else { return self.remove_service(name) };
-            let addresses = addresses(service);
-            let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
-            for backend in &routes.backends {
-                needs.extend(backend_needs(&backend.service));
-            }
-            needs.iter().for_each(|key| self.open(key));
-            let unknown: Vec<_> = routes.backends.iter().flat_map(|key| self.unknown_pods(key)).collect();
-            unknown.iter().for_each(|key| self.open(key));
-            needs.extend(unknown);
-            if needs.iter().all(|key| self.store.is_synced(key)) {
-                let backends = routes.backends.iter().map(|key| self.backend(key)).collect();
-                self.publish(name, Table { routes, backends }, addresses);
-            }
+        let mut needs = BTreeSet::new();
+        let steps = [Self::own_needs, Self::backend_needs, Self::pod_needs];
+        let whole = steps.into_iter().all(|step| {
+            let more = step(self, name);
+            more.iter().for_each(|key| self.open(key));
+            needs.extend(more);
+            needs.iter().all(|key| self.store.is_synced(key))
+        });
+        if whole {
+            self.publish(name);
         }
         if let Some(entry) = self.services.get_mut(name) {
             entry.needs = needs;
         }
     }
 
-    /// The watches that every table starts from: the Service, and the routes of producers and of this consumer.
-    fn base_needs(&self, name: &ServiceName) -> BTreeSet<WatchKey> {
+    fn publish(&mut self, name: &ServiceName) {
+        let Some(service) = self.store.service(name) else { return self.remove_service(name) };
+        let addresses = addresses(service);
+        let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
+        let backends = routes.backends.iter().map(|key| self.backend(key)).collect();
+        self.publish_table(name, Table { routes, backends }, addresses);
+    }
+
+    /// The Service, and the routes of producers and of this consumer.
+    fn own_needs(&self, name: &ServiceName) -> BTreeSet<WatchKey> {
         let namespaces = BTreeSet::from([name.namespace.to_string(), self.config.pod_namespace.clone()]);
         let routes =
             namespaces.into_iter().flat_map(|ns| KINDS.map(|kind| WatchKey::Routes(kind, ns.clone())));
         routes.chain([WatchKey::Service(name.clone())]).collect()
     }
 
+    /// The Services that the routes name, and the Service itself, as backends.
+    fn backend_needs(&self, name: &ServiceName) -> BTreeSet<WatchKey> {
+        let named =
+            View::routes_bound_to(&self.store, name).flat_map(|route| route.backends().collect::<Vec<_>>());
+        let backends: BTreeSet<_> = named.chain([name.clone()]).collect();
+        let keys = |backend: ServiceName| {
+            [WatchKey::Slices(backend.clone()), WatchKey::PodsOf(backend.clone()), WatchKey::Service(backend)]
+        };
+        backends.into_iter().flat_map(keys).collect()
+    }
+
     /// Addresses of the cluster whose pod is not known yet: they are asked for one by one, so that a meshed pod
     /// is never dialled in plaintext only because two watches arrived in the wrong order.
+    fn pod_needs(&self, name: &ServiceName) -> BTreeSet<WatchKey> {
+        let Some(service) = self.store.service(name) else { return BTreeSet::new() };
+        let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
+        routes.backends.iter().flat_map(|key| self.unknown_pods(key)).collect()
+    }
+
     fn unknown_pods(&self, key: &BackendKey) -> Vec<WatchKey> {
         let facts = self.facts_of(&key.service);
         let known = |ip: &IpAddr| facts.contains_key(ip) || !self.config.in_cluster(*ip);
@@ -293,7 +314,7 @@ impl Actor {
         Arc::clone(backend)
     }
 
-    fn publish(&mut self, name: &ServiceName, table: Table, addresses: Vec<IpAddr>) {
+    fn publish_table(&mut self, name: &ServiceName, table: Table, addresses: Vec<IpAddr>) {
         let Some(entry) = self.services.get_mut(name) else { return };
         let live = match &entry.live {
             Some(live) => {
@@ -451,10 +472,6 @@ fn backends_of(port: &PortTable) -> BTreeSet<usize> {
 /// Holders beside the table of known addresses, which holds a Service once for each.
 fn holders(live: &Arc<LiveService>, addresses: usize) -> usize {
     Arc::strong_count(live).saturating_sub(addresses) + 1
-}
-
-fn backend_needs(service: &ServiceName) -> [WatchKey; 3] {
-    [WatchKey::Service(service.clone()), WatchKey::Slices(service.clone()), WatchKey::PodsOf(service.clone())]
 }
 
 /// Every address at which a Service is reached: cluster, external and load-balancer ones, of both families.

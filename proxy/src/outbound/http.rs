@@ -218,7 +218,11 @@ fn carry_out(
     match decision {
         Decision::Redirect { rule, status, location } => {
             access.route(&rule.route);
-            Ok(Next::Respond(respond::redirect(status, location)))
+            let mut response = respond::redirect(status, location);
+            if let Some(modifier) = &rule.filters.response_headers {
+                modifier.apply(response.headers_mut());
+            }
+            Ok(Next::Respond(response))
         }
         Decision::Fail { rule, failure } => {
             rule.iter().for_each(|rule| access.route(&rule.route));

@@ -86,7 +86,7 @@ fn by_bytes(detected: Option<Detected>, client: &Peeked, http_route: bool) -> Sp
 
 /// Listens to the client and to an endpoint until one of them speaks.
 async fn ask_both(client: &mut Peeked, target: &Target, http_route: bool) -> io::Result<Speaks> {
-    let Ok(mut dialled) = tcp::dial(target).await else {
+    let Ok(mut dialled) = tcp::dial(target, false).await else {
         // No endpoint to listen to: the client's own bytes must tell, so that a request still gets its answer.
         let detected = client.detect().await?;
         return Ok(by_bytes(detected, client, http_route));

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use mesh::route::{BackendKey, Governing};
+use mesh::{
+    detect::{Detected, Detection, detect},
+    route::{BackendKey, Governing},
+};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
@@ -36,7 +39,7 @@ pub struct Dialled {
 pub async fn carry(proxy: &Arc<Proxy>, client: Peeked, target: &Target, early: Option<Dialled>) {
     let dialled = match early {
         Some(dialled) => Ok(dialled),
-        None => dial(target).await,
+        None => dial(target, begins_with_tls(&client)).await,
     };
     let mut dialled = match dialled {
         Ok(dialled) => dialled,
@@ -75,10 +78,10 @@ pub async fn pass_through(proxy: &Arc<Proxy>, mut client: TcpStream, destination
 }
 
 /// Dials an endpoint that the routes choose, and others when it does not answer.
-pub async fn dial(target: &Target) -> Result<Dialled, Failure> {
+pub async fn dial(target: &Target, tls: bool) -> Result<Dialled, Failure> {
     match target {
         Target::Pod(endpoint) => connect(Arc::clone(endpoint), None).await,
-        Target::Service(..) => dial_backend(&*choose(target)?).await,
+        Target::Service(..) => dial_backend(&*choose(target, tls)?).await,
     }
 }
 
@@ -105,7 +108,7 @@ async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result
 }
 
 /// The backend of this connection: a TCPRoute's weighted choice, or the Service's own endpoints.
-fn choose(target: &Target) -> Result<Arc<Backend>, Failure> {
+fn choose(target: &Target, tls: bool) -> Result<Arc<Backend>, Failure> {
     let Target::Service(service, port) = target else {
         return Err(mesh::route::Failure::NoValidBackend.into());
     };
@@ -115,10 +118,14 @@ fn choose(target: &Target) -> Result<Arc<Backend>, Failure> {
     };
     let index = match &port.governing {
         Governing::Tcp { table } | Governing::Tls { table } => table.pick(fastrand::u64(..))?,
-        // A route of a kind that is not built yet claims the port: opening it to the Service's own endpoints would
+        // A TLSRoute, which is not built yet, claims the port's TLS: opening it to the Service's own endpoints would
         // ignore what its author asked for.
-        Governing::Refused { .. } => return Err(mesh::route::Failure::RouteRefused.into()),
-        Governing::Http { .. } | Governing::Default => port.default,
+        Governing::Refused { .. } if tls => return Err(mesh::route::Failure::RouteRefused.into()),
+        Governing::Refused { .. } | Governing::Http { .. } | Governing::Default => port.default,
     };
     table.backends.get(index).cloned().ok_or_else(|| mesh::route::Failure::NoValidBackend.into())
+}
+
+fn begins_with_tls(client: &Peeked) -> bool {
+    detect(client.ahead()) == Detection::Known(Detected::Tls)
 }
