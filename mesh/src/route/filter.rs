@@ -121,7 +121,7 @@ pub struct Redirect {
     pub scheme: Option<Scheme>,
     /// The host of the Location; the request's if absent.
     pub hostname: Option<String>,
-    /// The port of the Location; see [`Redirect::location`].
+    /// The port of the Location; if absent the scheme's, if that is absent, too, the request's.
     pub port: Option<u16>,
     /// The path of the Location; the request's if absent.
     pub path: Option<PathModifier>,
