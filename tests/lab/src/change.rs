@@ -69,7 +69,16 @@ pub async fn apply(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Sa
         let before = world.store.borrow().get(&key).cloned();
         let same = before.as_ref().is_some_and(|old| desired(old) == desired(&manifest.object));
         world.put(manifest.object.clone());
-        told.push(format!("{key}: {}", if same { "unchanged" } else if before.is_some() { "changed" } else { "created" }));
+        told.push(format!(
+            "{key}: {}",
+            if same {
+                "unchanged"
+            } else if before.is_some() {
+                "changed"
+            } else {
+                "created"
+            }
+        ));
         if !same {
             undo.push((key.clone(), before));
             changed.push(key);
@@ -105,11 +114,14 @@ pub async fn delete(world: &Rc<World>, key: &Key, seconds: u64, say: &Say) -> Re
         _ => Vec::new(),
     };
     keys.push(key.clone());
-    let runs: Vec<_> = world.pods.borrow().values().filter(|r| keys.iter().any(|k| is_pod(k, &r.name))).cloned().collect();
+    let runs: Vec<_> =
+        world.pods.borrow().values().filter(|r| keys.iter().any(|k| is_pod(k, &r.name))).cloned().collect();
     runs.iter().for_each(|run| run.delete(world));
     for run in &runs {
         say.line(&format!("pod {}: ending", run.name));
-        timeout_at(deadline, run.until(|s| s.gone)).await.with_context(|| format!("pod {} has not ended yet", run.name))?;
+        timeout_at(deadline, run.until(|s| s.gone))
+            .await
+            .with_context(|| format!("pod {} has not ended yet", run.name))?;
     }
     keys.iter().filter(|k| k.kind != "Pod").for_each(|k| drop(world.remove(k)));
     world.settled().await;
@@ -126,8 +138,9 @@ pub async fn delete(world: &Rc<World>, key: &Key, seconds: u64, say: &Say) -> Re
 pub async fn restart(world: &Rc<World>, name: &PodName, seconds: u64, say: &Say) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let run = world.pod(name)?;
-    let fresh = replace(world, &run, run.manifest.clone(), say).await?;
-    await_pods(world, &[fresh.clone()], deadline, say).await?;
+    let manifest = run.manifest.borrow().clone();
+    let fresh = replace(world, &run, manifest, say).await?;
+    await_pods(world, std::slice::from_ref(&fresh), deadline, say).await?;
     finish(world, deadline, say).await?;
     Ok(json!({"uid": fresh.uid, "ips": fresh.addresses.texts()}))
 }
@@ -148,11 +161,13 @@ fn plan(world: &World, manifests: Vec<Manifest>) -> Result<Vec<Manifest>> {
     let store = world.store.borrow();
     let planned: BTreeSet<_> = manifests.iter().map(|m| Key::of(&m.object)).collect();
     let others = store.list("Service").filter(|(key, _)| !planned.contains(key));
-    let mut taken: BTreeSet<IpAddr> = others.flat_map(|(_, service)| services::written(&service["spec"])).collect();
+    let mut taken: BTreeSet<IpAddr> =
+        others.flat_map(|(_, service)| services::written(&service["spec"])).collect();
     // Addresses that manifests or earlier versions hold are nobody else's, whatever the order.
     let mut reserved = taken.clone();
     for manifest in &manifests {
-        let old = store.get(&Key::of(&manifest.object)).map(|o| services::written(&o["spec"])).unwrap_or_default();
+        let old =
+            store.get(&Key::of(&manifest.object)).map(|o| services::written(&o["spec"])).unwrap_or_default();
         reserved.extend(services::written(&manifest.object["spec"]).into_iter().chain(old));
     }
     for manifest in &mut manifests {
@@ -163,10 +178,12 @@ fn plan(world: &World, manifests: Vec<Manifest>) -> Result<Vec<Manifest>> {
         if key.kind == "Service" {
             let old = store.get(&key);
             let own = services::written(&manifest.object["spec"]).into_iter();
-            let own: Vec<_> = own.chain(old.map(|o| services::written(&o["spec"])).unwrap_or_default()).collect();
+            let own: Vec<_> =
+                own.chain(old.map(|o| services::written(&o["spec"])).unwrap_or_default()).collect();
             let mut unfree = reserved.clone();
             own.iter().filter(|ip| !taken.contains(ip)).for_each(|ip| _ = unfree.remove(ip));
-            services::complete(&mut manifest.object, old, &unfree).map_err(|why| anyhow!("{}: {key}: {why}", manifest.file))?;
+            services::complete(&mut manifest.object, old, &unfree)
+                .map_err(|why| anyhow!("{}: {key}: {why}", manifest.file))?;
             let given = services::written(&manifest.object["spec"]);
             taken.extend(given.iter().copied());
             reserved.extend(given);
@@ -219,11 +236,17 @@ async fn taken(world: &World, keys: &[Key], deadline: Instant) -> Result<()> {
         let Some(wanted) = world.store.borrow().get(key).cloned() else { continue };
         if let Err(why) = world.control.answers() {
             // A world without a control plane has nobody to wait for.
-            return if Control::available(world) { Err(why.context("written, but not taken")) } else { Ok(()) };
+            return if Control::available(world) {
+                Err(why.context("written, but not taken"))
+            } else {
+                Ok(())
+            };
         }
         while !holds(world, key, &wanted).await? {
             if Instant::now() > deadline {
-                bail!("{key} is written, but the control plane has not taken it in time (see `lab logs --control`)");
+                bail!(
+                    "{key} is written, but the control plane has not taken it in time (see `lab logs --control`)"
+                );
             }
             sleep(GLANCE).await;
         }
@@ -232,12 +255,12 @@ async fn taken(world: &World, keys: &[Key], deadline: Instant) -> Result<()> {
 }
 
 async fn holds(world: &World, key: &Key, wanted: &Value) -> Result<bool> {
-    let found = match world.control.read(world, key).await {
-        Ok(found) => found,
-        // It may be starting: the deadline decides.
-        Err(_) => return Ok(false),
+    // It may be starting: the deadline decides.
+    let Ok(found) = world.control.read(world, key).await else {
+        return Ok(false);
     };
-    let meta = |object: &Value| (object["metadata"]["uid"].clone(), object["metadata"]["generation"].as_i64());
+    let meta =
+        |object: &Value| (object["metadata"]["uid"].clone(), object["metadata"]["generation"].as_i64());
     if let Some(found) = &found {
         let ((uid, generation), (wanted_uid, wanted_generation)) = (meta(found), meta(wanted));
         // A kind whose generation is not served is known by its UID alone.
@@ -272,16 +295,17 @@ async fn change_pod(world: &Rc<World>, manifest: Value, say: &Say) -> Result<Opt
         say.line(&format!("{key}: created"));
         return kubelet::create(world, manifest).map(Some);
     };
-    if run.manifest["spec"] != manifest["spec"] {
+    let before = run.manifest.borrow().clone();
+    if before["spec"] != manifest["spec"] {
         say.line(&format!("{key}: its spec changed: replacing it"));
         return replace(world, &run, manifest, say).await.map(Some);
     }
-    let metadata = |field: &str| serde_json::from_value(manifest["metadata"][field].clone()).unwrap_or_default();
-    let mut pod = run.pod.borrow().clone();
-    (pod.metadata.labels, pod.metadata.annotations) = (metadata("labels"), metadata("annotations"));
-    run.pod.replace(pod);
-    run.change(world, |_| {});
-    say.line(&format!("{key}: its labels and annotations are as given"));
+    if desired(&before) == desired(&manifest) {
+        say.line(&format!("{key}: unchanged"));
+    } else {
+        run.relabel(world, manifest);
+        say.line(&format!("{key}: labels or annotations changed"));
+    }
     Ok(None)
 }
 

@@ -11,7 +11,12 @@ use crate::protocol::ControlAction;
 /// Every pod is a network namespace on this machine. The lab plays kubelet, kube-proxy, DNS and the endpoint
 /// controller; Heddle's own programs run for real. Needs root. No traffic leaves a world.
 #[derive(Debug, Parser)]
-#[command(name = "lab", version, max_term_width = 100, after_help = "Example:\n  lab up shop.yaml\n  lab ps\n  lab exec shop/client -- curl -s http://web\n  lab apply split.yaml\n  lab down")]
+#[command(
+    name = "lab",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  lab up shop.yaml\n  lab ps\n  lab exec shop/client -- curl -s http://web\n  lab apply split.yaml\n  lab down"
+)]
 pub struct Cli {
     /// The world to act on; worlds do not touch each other.
     #[arg(long, global = true, default_value = "default", env = "LAB_WORLD")]

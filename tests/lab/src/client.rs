@@ -112,7 +112,13 @@ pub fn pod_name(text: &str) -> PodName {
 }
 
 /// Becomes a command in a pod; returns only to say why it could not.
-pub fn exec(place: &Place, pod: &str, container: Option<String>, stdin: bool, command: &[String]) -> Result<()> {
+pub fn exec(
+    place: &Place,
+    pod: &str,
+    container: Option<String>,
+    stdin: bool,
+    command: &[String],
+) -> Result<()> {
     let target = ask(place, &Request::Target { pod: pod_name(pod), container })?;
     let target: Target = serde_json::from_value(target)?;
     if !stdin {

@@ -22,12 +22,12 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::container::{Bind, Spec, User};
-use crate::requests;
 use crate::manifest::Key;
 use crate::net::{self, CONTROL, POD_RANGES, SERVICE_RANGES, netns_file};
 use crate::paths::write_atomically;
 use crate::process::Recorded;
 use crate::protocol::{ControlAction, PodName};
+use crate::requests;
 use crate::store::unix_now;
 use crate::world::{LAB_POD, World};
 
@@ -79,7 +79,8 @@ impl Control {
             .stderr(log)
             .spawn()
             .context("cannot start the control plane")?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("the control plane ended at once")?;
+        let pid =
+            child.id().and_then(|pid| i32::try_from(pid).ok()).context("the control plane ended at once")?;
         let process = Recorded::of(pid).context("the control plane ended at once")?;
         self.state.replace(State::Running(process));
         tokio::task::spawn_local(notice_exit(world.clone(), child, process));
@@ -171,7 +172,8 @@ impl Control {
     /// Reads an object as the mesh sees it, with the lab's own token; `None` if it is not served.
     pub async fn read(&self, world: &World, key: &Key) -> Result<Option<Value>> {
         let Some(path) = key.api_path() else { return Ok(None) };
-        let request = Request::builder().method(Method::GET).uri(path).header("authorization", self.bearer(world)?);
+        let request =
+            Request::builder().method(Method::GET).uri(path).header("authorization", self.bearer(world)?);
         let (status, body) = self.request(world, CONTROL_PORT, request, Vec::new()).await?;
         match status {
             StatusCode::OK => Ok(Some(serde_json::from_slice(&body).context("its answer is not JSON")?)),
@@ -197,13 +199,20 @@ impl Control {
     fn bearer(&self, world: &World) -> Result<String> {
         let (namespace, name) = LAB_POD;
         let pod = PodName { namespace: namespace.to_owned(), name: name.to_owned() };
-        let object = world.store.borrow().get(&Key::new("Pod", namespace, name)).cloned().context("no lab pod")?;
+        let object =
+            world.store.borrow().get(&Key::new("Pod", namespace, name)).cloned().context("no lab pod")?;
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
         let subject = world.subject(&pod, name, uid);
         Ok(format!("Bearer {}", world.signer.token(&subject, TOKEN_AUDIENCE, 600, unix_now())?))
     }
 
-    async fn request(&self, world: &World, port: u16, request: http::request::Builder, body: Vec<u8>) -> Result<requests::Answer> {
+    async fn request(
+        &self,
+        world: &World,
+        port: u16,
+        request: http::request::Builder,
+        body: Vec<u8>,
+    ) -> Result<requests::Answer> {
         self.answers()?;
         let config = self.tls(world)?;
         let request = request.header("host", NAME).body(Full::new(Bytes::from(body)))?;

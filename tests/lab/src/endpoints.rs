@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 /// Marks the slices that are ours to change.
-pub const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+pub const MANAGED_BY: (&str, &str) =
+    ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 /// Names the Service of a slice.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// A Pod's annotation or label that stands for its node's zone.
@@ -16,7 +17,8 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The slices of a Service: one per address family and set of target ports, named stably.
 fn slices(service: &Service, pods: &[Pod]) -> Vec<Value> {
-    let Some(spec) = service.spec.as_ref().filter(|s| s.selector.as_ref().is_some_and(|s| !s.is_empty())) else {
+    let Some(spec) = service.spec.as_ref().filter(|s| s.selector.as_ref().is_some_and(|s| !s.is_empty()))
+    else {
         return Vec::new();
     };
     let mut found = Vec::new();
@@ -32,7 +34,7 @@ fn slices(service: &Service, pods: &[Pod]) -> Vec<Value> {
             groups.insert(Vec::new(), Vec::new());
         }
         for (index, (targets, endpoints)) in groups.into_iter().enumerate() {
-            found.push(slice(service, family, index, &targets, endpoints));
+            found.push(slice(service, family, index, &targets, &endpoints));
         }
     }
     found
@@ -103,7 +105,11 @@ pub fn named_port(pod: &Pod, name: &str) -> Option<i32> {
 fn endpoint(service: &Service, pod: &Pod, ip: &str) -> Value {
     let meta = &pod.metadata;
     let terminating = meta.deletion_timestamp.is_some();
-    let zone = meta.annotations.as_ref().and_then(|a| a.get(ZONE)).or(meta.labels.as_ref().and_then(|l| l.get(ZONE)));
+    let zone = meta
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(ZONE))
+        .or(meta.labels.as_ref().and_then(|l| l.get(ZONE)));
     let spread = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref());
     let mut endpoint = json!({
         "addresses": [ip],
@@ -117,14 +123,21 @@ fn endpoint(service: &Service, pod: &Pod, ip: &str) -> Value {
             endpoint["hints"] = json!({"forZones": [{"name": zone}]});
         }
     }
-    let hostname = pod.spec.as_ref().filter(|s| s.subdomain == service.metadata.name).and_then(|s| s.hostname.as_ref());
+    let hostname =
+        pod.spec.as_ref().filter(|s| s.subdomain == service.metadata.name).and_then(|s| s.hostname.as_ref());
     if let Some(hostname) = hostname {
         endpoint["hostname"] = json!(hostname);
     }
     endpoint
 }
 
-fn slice(service: &Service, family: &str, index: usize, targets: &[(String, i32)], endpoints: Vec<Value>) -> Value {
+fn slice(
+    service: &Service,
+    family: &str,
+    index: usize,
+    targets: &[(String, i32)],
+    endpoints: &[Value],
+) -> Value {
     let name = service.metadata.name.as_deref().unwrap_or_default();
     let numbers: BTreeMap<_, _> = targets.iter().cloned().collect();
     let specs = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
@@ -171,7 +184,11 @@ pub fn managed(slice: &Value) -> bool {
 pub fn all(services: &[Service], pods: &[Pod]) -> Vec<Value> {
     let mut names = BTreeSet::new();
     let found = services.iter().flat_map(|service| slices(service, pods));
-    found.filter(|slice| names.insert(slice["metadata"]["namespace"].to_string() + &slice["metadata"]["name"].to_string())).collect()
+    found
+        .filter(|slice| {
+            names.insert(slice["metadata"]["namespace"].to_string() + &slice["metadata"]["name"].to_string())
+        })
+        .collect()
 }
 
 #[cfg(test)]

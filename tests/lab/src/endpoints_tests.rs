@@ -26,7 +26,8 @@ fn check(service: &Service, pods: &[Pod], expected: &[(&str, &str)]) {
         .iter()
         .map(|e| {
             let flags = [("ready", "r"), ("serving", "s"), ("terminating", "t")];
-            let flags = flags.iter().filter(|(name, _)| e["conditions"][name] == true).map(|(_, c)| *c).collect();
+            let flags =
+                flags.iter().filter(|(name, _)| e["conditions"][name] == true).map(|(_, c)| *c).collect();
             (e["addresses"][0].as_str().unwrap_or_default().to_owned(), flags)
         })
         .collect();
@@ -54,14 +55,16 @@ fn publish_not_ready_addresses_makes_all_ready() {
 
 #[test]
 fn a_named_target_port_is_the_pods_number() {
-    let slices = slices(&service("ports: [{port: 80, targetPort: http}]"), &[pod("a", "10.1.0.2", "True", "")]);
+    let slices =
+        slices(&service("ports: [{port: 80, targetPort: http}]"), &[pod("a", "10.1.0.2", "True", "")]);
     assert_eq!(slices[0]["ports"], json!([{"name": "", "port": 8080, "protocol": "TCP"}]));
     assert_eq!(slices.len(), 2, "one per family");
 }
 
 #[test]
 fn one_family_if_the_service_says_so() {
-    let slices = slices(&service("ports: [{port: 80}], ipFamilies: [IPv6]"), &[pod("a", "10.1.0.2", "True", "")]);
+    let slices =
+        slices(&service("ports: [{port: 80}], ipFamilies: [IPv6]"), &[pod("a", "10.1.0.2", "True", "")]);
     assert_eq!(slices.len(), 1);
     assert_eq!(slices[0]["endpoints"][0]["addresses"], json!(["fd00:1::2"]));
 }
@@ -76,6 +79,7 @@ fn zones_and_hints_follow_the_pod_and_the_service() {
 
 #[test]
 fn without_a_selector_there_is_nothing_to_do() {
-    let service: Service = serde_norway::from_str("metadata: {name: a}\nspec: {ports: [{port: 1}]}").expect("yaml");
+    let service: Service =
+        serde_norway::from_str("metadata: {name: a}\nspec: {ports: [{port: 1}]}").expect("yaml");
     assert!(slices(&service, &[]).is_empty());
 }

@@ -61,7 +61,11 @@ fn lines(map: &Value) -> String {
 
 /// The environment that a container's manifest asks for, in Kubernetes' order: envFrom first, env overrides.
 /// The error says which reference cannot be met; it may be met later.
-pub fn of_container(container: &Container, pod: &Value, data: &dyn Data) -> Result<BTreeMap<String, String>, String> {
+pub fn of_container(
+    container: &Container,
+    pod: &Value,
+    data: &dyn Data,
+) -> Result<BTreeMap<String, String>, String> {
     let mut env = BTreeMap::new();
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
@@ -97,13 +101,14 @@ fn value_of(
 }
 
 fn from_source(source: &EnvVarSource, pod: &Value, data: &dyn Data) -> Result<Option<String>, String> {
-    let pick = |entries: Option<BTreeMap<String, Vec<u8>>>, key: &str, what: String, optional: Option<bool>| {
-        match entries.as_ref().and_then(|e| e.get(key)) {
-            Some(value) => Ok(Some(text(value))),
-            None if optional == Some(true) => Ok(None),
-            None => Err(format!("{what} has no key {key} or does not exist")),
-        }
-    };
+    let pick =
+        |entries: Option<BTreeMap<String, Vec<u8>>>, key: &str, what: String, optional: Option<bool>| {
+            match entries.as_ref().and_then(|e| e.get(key)) {
+                Some(value) => Ok(Some(text(value))),
+                None if optional == Some(true) => Ok(None),
+                None => Err(format!("{what} has no key {key} or does not exist")),
+            }
+        };
     if let Some(r) = &source.field_ref {
         return Ok(Some(field(pod, &r.field_path).unwrap_or_default()));
     }
@@ -173,7 +178,8 @@ mod tests {
     fn check(yaml: &str, expected: &[(&str, &str)]) {
         let container: Container = serde_norway::from_str(yaml).expect("yaml");
         let found = of_container(&container, &pod(), &Some1).expect("met");
-        let expected: BTreeMap<_, _> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let expected: BTreeMap<_, _> =
+            expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         assert_eq!(found, expected);
     }
 
@@ -189,7 +195,10 @@ mod tests {
     fn fields_of_the_pod_are_seen() {
         let from = |path: &str| format!("{{name: E, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}");
         check(&format!("{{name: a, env: [{}]}}", from("status.podIPs")), &[("E", "10.1.0.2,fd00:1::2")]);
-        check(&format!("{{name: a, env: [{}]}}", from("metadata.labels['app.kubernetes.io/name']")), &[("E", "x")]);
+        check(
+            &format!("{{name: a, env: [{}]}}", from("metadata.labels['app.kubernetes.io/name']")),
+            &[("E", "x")],
+        );
     }
 
     #[test]

@@ -60,13 +60,23 @@ fn write_service(service: &Service, slices: &[EndpointSlice], viewer: &str, text
     if !ips.iter().any(|ip| ip == "None") {
         return;
     }
-    let ready = |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().and_then(|c| c.ready) != Some(false);
+    let ready = |e: &&k8s_openapi::api::discovery::v1::Endpoint| {
+        e.conditions.as_ref().and_then(|c| c.ready) != Some(false)
+    };
     let mut slices: Vec<_> = slices.iter().filter(|slice| belongs(slice, service)).collect();
     slices.sort_by(|a, b| a.address_type.cmp(&b.address_type));
     for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().filter(ready)) {
-        let own = endpoint.hostname.as_ref().map(|host| format!(" {}", forms(&format!("{host}.{name}"), namespace, viewer)));
+        let own = endpoint
+            .hostname
+            .as_ref()
+            .map(|host| format!(" {}", forms(&format!("{host}.{name}"), namespace, viewer)));
         for ip in &endpoint.addresses {
-            let _ = writeln!(text, "{ip} {}{}", forms(name, namespace, viewer), own.as_deref().unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "{ip} {}{}",
+                forms(name, namespace, viewer),
+                own.as_deref().unwrap_or_default()
+            );
         }
     }
 }
@@ -102,7 +112,8 @@ mod tests {
     use super::*;
 
     fn service(name: &str, spec: &str) -> Service {
-        let yaml = format!("metadata: {{namespace: shop, name: {name}}}\nspec: {{selector: {{app: db}}, {spec}}}");
+        let yaml =
+            format!("metadata: {{namespace: shop, name: {name}}}\nspec: {{selector: {{app: db}}, {spec}}}");
         serde_norway::from_str(&yaml).expect("a service")
     }
 
@@ -117,7 +128,8 @@ mod tests {
     #[track_caller]
     fn check(viewer: &Pod, services: &[Service], pods: &[Pod], lines: &[&str]) {
         let slices = crate::endpoints::all(services, pods).into_iter();
-        let slices: Vec<EndpointSlice> = slices.map(|s| serde_json::from_value(s).expect("a slice")).collect();
+        let slices: Vec<EndpointSlice> =
+            slices.map(|s| serde_json::from_value(s).expect("a slice")).collect();
         let text = hosts(viewer, services, &slices);
         for line in lines {
             assert!(text.lines().any(|l| l == *line), "{line:?} is not in\n{text}");
@@ -136,9 +148,14 @@ mod tests {
     fn headless_services_resolve_to_pods_and_pods_by_name() {
         let headless = [service("db", "clusterIPs: [None]")];
         let pods = [pod("shop", "db-0", ", hostname: db-0, subdomain: db", "10.1.0.3")];
-        check(&pod("other", "a", "", "10.1.0.2"), &headless, &pods, &[
-            "10.1.0.3 db.shop.svc.cluster.local db.shop.svc db.shop db-0.db.shop.svc.cluster.local db-0.db.shop.svc db-0.db.shop",
-        ]);
+        check(
+            &pod("other", "a", "", "10.1.0.2"),
+            &headless,
+            &pods,
+            &[
+                "10.1.0.3 db.shop.svc.cluster.local db.shop.svc db.shop db-0.db.shop.svc.cluster.local db-0.db.shop.svc db-0.db.shop",
+            ],
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ type Labels = BTreeMap<String, String>;
 /// Whether a pod is the webhook's matter, by its two entries: namespace enabled and pod not disabled, or namespace
 /// not enabled and pod enabled; never in kube-system and heddle-system.
 pub fn wanted(namespace: &str, namespace_labels: Option<&Labels>, pod_labels: Option<&Labels>) -> bool {
-    let says = |labels: Option<&Labels>, what: &str| labels.and_then(|l| l.get(LABEL)).is_some_and(|v| v == what);
+    let says =
+        |labels: Option<&Labels>, what: &str| labels.and_then(|l| l.get(LABEL)).is_some_and(|v| v == what);
     let excluded = matches!(namespace, "kube-system" | mesh::contract::SYSTEM_NAMESPACE);
     let by_namespace = says(namespace_labels, "enabled") && !says(pod_labels, "disabled");
     !excluded && (by_namespace || says(pod_labels, "enabled"))
@@ -52,14 +53,18 @@ pub fn apply(pod: &Pod, uid: &str, answer: &[u8]) -> Result<(Pod, Vec<String>)> 
         bail!("the webhook's answer is to another question");
     }
     if response["allowed"] != true {
-        bail!("the webhook refuses it: {}", response["status"]["message"].as_str().unwrap_or("without a reason"));
+        bail!(
+            "the webhook refuses it: {}",
+            response["status"]["message"].as_str().unwrap_or("without a reason")
+        );
     }
     let warnings = response["warnings"].as_array().into_iter().flatten();
     let warnings = warnings.filter_map(|w| w.as_str().map(str::to_owned)).collect();
     if response["patch"].is_null() {
         return Ok((pod.clone(), warnings));
     }
-    let ByteString(patch) = serde_json::from_value(response["patch"].clone()).context("the patch is not base64")?;
+    let ByteString(patch) =
+        serde_json::from_value(response["patch"].clone()).context("the patch is not base64")?;
     let patch: json_patch::Patch = serde_json::from_slice(&patch).context("the patch is not a JSON patch")?;
     let mut object = serde_json::to_value(pod)?;
     json_patch::patch(&mut object, &patch).context("the patch does not fit the pod")?;
@@ -95,21 +100,23 @@ mod tests {
         serde_norway::from_str("metadata: {name: a}\nspec: {containers: [{name: a}]}").expect("yaml")
     }
 
-    fn answer(response: Value) -> Vec<u8> {
+    fn answer(response: &Value) -> Vec<u8> {
         serde_json::to_vec(&json!({"response": response})).expect("json")
     }
 
     #[test]
     fn the_patch_decides_what_runs() {
-        let patch = ByteString(br#"[{"op":"add","path":"/spec/initContainers","value":[{"name":"heddle-proxy"}]}]"#.to_vec());
-        let answer = answer(json!({"uid": "1", "allowed": true, "patchType": "JSONPatch", "patch": patch}));
+        let patch = ByteString(
+            br#"[{"op":"add","path":"/spec/initContainers","value":[{"name":"heddle-proxy"}]}]"#.to_vec(),
+        );
+        let answer = answer(&json!({"uid": "1", "allowed": true, "patchType": "JSONPatch", "patch": patch}));
         let (patched, _) = apply(&pod(), "1", &answer).expect("patched");
         assert_eq!(patched.spec.and_then(|s| s.init_containers).map(|c| c.len()), Some(1));
     }
 
     #[test]
     fn a_refusal_carries_its_reason() {
-        let refusal = answer(json!({"uid": "1", "allowed": false, "status": {"message": "runs as 1337"}}));
+        let refusal = answer(&json!({"uid": "1", "allowed": false, "status": {"message": "runs as 1337"}}));
         let why = apply(&pod(), "1", &refusal).expect_err("refused");
         assert!(why.to_string().contains("runs as 1337"));
         assert!(apply(&pod(), "2", &refusal).is_err(), "another question's answer");

@@ -75,12 +75,18 @@ fn addresses(service: &Service) -> impl Iterator<Item = &str> {
 }
 
 /// Where a port's connections go: ready endpoints, or if there are none those that still serve while they end.
-fn endpoints(family: Family, service: &Service, port: &ServicePort, slices: &[EndpointSlice]) -> Vec<(String, i32)> {
+fn endpoints(
+    family: Family,
+    service: &Service,
+    port: &ServicePort,
+    slices: &[EndpointSlice],
+) -> Vec<(String, i32)> {
     let (mut ready, mut ending) = (Vec::new(), Vec::new());
     for slice in slices.iter().filter(|slice| belongs(slice, service)) {
         let name = port.name.as_deref().unwrap_or_default();
         let same = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
-            p.name.as_deref().unwrap_or_default() == name && protocol(p.protocol.as_deref()) == protocol(port.protocol.as_deref())
+            p.name.as_deref().unwrap_or_default() == name
+                && protocol(p.protocol.as_deref()) == protocol(port.protocol.as_deref())
         };
         let Some(number) = slice.ports.iter().flatten().find(same).and_then(|p| p.port) else { continue };
         for endpoint in &slice.endpoints {
@@ -90,7 +96,9 @@ fn endpoints(family: Family, service: &Service, port: &ServicePort, slices: &[En
                 State::Away => continue,
             };
             // All addresses of an endpoint are the same pod's: the first is enough, as for kube-proxy.
-            list.extend(endpoint.addresses.first().filter(|ip| family.holds(ip)).map(|ip| (ip.clone(), number)));
+            list.extend(
+                endpoint.addresses.first().filter(|ip| family.holds(ip)).map(|ip| (ip.clone(), number)),
+            );
         }
     }
     let mut found = if ready.is_empty() { ending } else { ready };
@@ -132,9 +140,14 @@ fn one_port(
     refuse: &mut String,
 ) {
     let meta = &service.metadata;
-    let name = format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let name = format!(
+        "{}/{}",
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default()
+    );
     let protocol = protocol(port.protocol.as_deref());
-    let matches = format!("-d {ip} -p {protocol} -m {protocol} --dport {} -m comment --comment \"{name}\"", port.port);
+    let matches =
+        format!("-d {ip} -p {protocol} -m {protocol} --dport {} -m comment --comment \"{name}\"", port.port);
     if endpoints.is_empty() {
         let icmp = family.icmp("port");
         let _ = writeln!(refuse, "-A FORWARD {matches} -j REJECT --reject-with {icmp}");

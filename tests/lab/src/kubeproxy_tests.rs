@@ -15,8 +15,10 @@ fn services() -> Vec<Service> {
 }
 
 fn slice(address_type: &str, addresses: &[(&str, &str)]) -> EndpointSlice {
-    let endpoints: Vec<_> =
-        addresses.iter().map(|(ip, conditions)| format!("{{addresses: ['{ip}'], conditions: {{{conditions}}}}}")).collect();
+    let endpoints: Vec<_> = addresses
+        .iter()
+        .map(|(ip, conditions)| format!("{{addresses: ['{ip}'], conditions: {{{conditions}}}}}"))
+        .collect();
     let yaml = format!(
         "{{metadata: {{namespace: shop, name: s, labels: {{kubernetes.io/service-name: web}}}}, addressType: {address_type}, \
          ports: [{{name: '', port: 8080, protocol: TCP}}], endpoints: [{}]}}",
@@ -37,7 +39,10 @@ fn check(family: Family, slices: &[EndpointSlice], expected: &str) {
 #[test]
 fn connections_are_spread_evenly_over_ready_endpoints() {
     let slice = slice("IPv4", &[("10.1.0.2", "ready: true"), ("10.1.0.3", ""), ("10.1.0.4", "ready: false")]);
-    check(Family::V4, &[slice], r#"*nat
+    check(
+        Family::V4,
+        &[slice],
+        r#"*nat
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 -A PREROUTING -d 10.96.0.5 -p tcp -m tcp --dport 80 -m comment --comment "shop/web" -m statistic --mode random --probability 0.5000000000 -j DNAT --to-destination 10.1.0.2:8080
@@ -50,12 +55,16 @@ COMMIT
 -A FORWARD -d 10.96.0.6 -p udp -m udp --dport 53 -m comment --comment "shop/dns" -j REJECT --reject-with icmp-port-unreachable
 -A FORWARD -o void -j REJECT --reject-with icmp-host-unreachable
 COMMIT
-"#);
+"#,
+    );
 }
 
 #[test]
 fn a_service_without_endpoints_refuses() {
-    check(Family::V6, &[], r#"*nat
+    check(
+        Family::V6,
+        &[],
+        r#"*nat
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 COMMIT
@@ -64,7 +73,8 @@ COMMIT
 -A FORWARD -d fd00:96::5 -p tcp -m tcp --dport 80 -m comment --comment "shop/web" -j REJECT --reject-with icmp6-port-unreachable
 -A FORWARD -o void -j REJECT --reject-with icmp6-addr-unreachable
 COMMIT
-"#);
+"#,
+    );
 }
 
 #[test]

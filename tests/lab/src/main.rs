@@ -10,7 +10,6 @@ mod down;
 mod endpoints;
 mod env;
 mod hosts;
-mod requests;
 mod inject;
 mod kubelet;
 mod kubeproxy;
@@ -21,6 +20,7 @@ mod paths;
 mod process;
 mod protocol;
 mod query;
+mod requests;
 mod schema;
 mod services;
 mod settle;
@@ -60,7 +60,9 @@ fn run(cli: Cli) -> Result<()> {
     let key = |kind: &str, name: &str| Key::from_words(kind, name).map_err(anyhow::Error::msg);
     match cli.command {
         Command::Up { mode, leaf_ttl, timeout, files } => client::up(&place, mode, leaf_ttl, timeout, &files),
-        Command::Apply { timeout, files } => ask(Request::Apply { sources: client::read(&files)?, timeout }).map(drop),
+        Command::Apply { timeout, files } => {
+            ask(Request::Apply { sources: client::read(&files)?, timeout }).map(drop)
+        }
         Command::Delete { kind, name, timeout } => {
             ask(Request::Delete { key: key(&kind, &name)?, timeout }).map(drop)
         }
@@ -68,7 +70,9 @@ fn run(cli: Cli) -> Result<()> {
             let done = ask(Request::Wait { key: key(&kind, &name)?, timeout })?;
             print(&format!("{} proxies hold it\n", done["proxies"]))
         }
-        Command::Exec { stdin, pod, container, command } => client::exec(&place, &pod, container, stdin, &command),
+        Command::Exec { stdin, pod, container, command } => {
+            client::exec(&place, &pod, container, stdin, &command)
+        }
         Command::Ps { json } => {
             let ps = ask(Request::Ps)?;
             print(&if json { format!("{ps:#}\n") } else { table::table(&ps) })
@@ -78,11 +82,15 @@ fn run(cli: Cli) -> Result<()> {
             let kind = Kind::find(&kind).map_err(anyhow::Error::msg)?.kind.to_owned();
             print_object(&ask(Request::Get { kind, key })?, output)
         }
-        Command::Logs { pod, container, follow, .. } => client::logs(&place, pod.as_deref(), container, follow),
+        Command::Logs { pod, container, follow, .. } => {
+            client::logs(&place, pod.as_deref(), container, follow)
+        }
         Command::Restart { pod, timeout } => {
             ask(Request::Restart { pod: client::pod_name(&pod), timeout }).map(drop)
         }
-        Command::Kill { pod, container } => ask(Request::Kill { pod: client::pod_name(&pod), container }).map(drop),
+        Command::Kill { pod, container } => {
+            ask(Request::Kill { pod: client::pod_name(&pod), container }).map(drop)
+        }
         Command::Control { action } => ask(Request::Control { action }).map(drop),
         Command::Down => {
             let was = down::clear(&place)?;

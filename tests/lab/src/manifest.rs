@@ -104,7 +104,14 @@ const fn experimental(kind: &'static str, plural: &'static str) -> Kind {
 
 /// Every kind of a world, in the order in which they are set up.
 pub const KINDS: &[Kind] = &[
-    Kind { kind: "Namespace", group: "", version: "v1", plural: "namespaces", short: "ns", namespaced: false },
+    Kind {
+        kind: "Namespace",
+        group: "",
+        version: "v1",
+        plural: "namespaces",
+        short: "ns",
+        namespaced: false,
+    },
     core("ServiceAccount", "serviceaccounts", "sa"),
     core("ConfigMap", "configmaps", "cm"),
     core("Secret", "secrets", ""),
@@ -125,7 +132,14 @@ pub const KINDS: &[Kind] = &[
     gateway("BackendTLSPolicy", "backendtlspolicies"),
     gateway("ReferenceGrant", "referencegrants"),
     experimental("XBackendTrafficPolicy", "xbackendtrafficpolicies"),
-    Kind { kind: "XMesh", group: GATEWAY_X, version: "v1alpha1", plural: "xmeshes", short: "", namespaced: false },
+    Kind {
+        kind: "XMesh",
+        group: GATEWAY_X,
+        version: "v1alpha1",
+        plural: "xmeshes",
+        short: "",
+        namespaced: false,
+    },
     core("Pod", "pods", "po"),
 ];
 
@@ -135,7 +149,9 @@ impl Kind {
         let word = word.to_lowercase();
         KINDS
             .iter()
-            .find(|k| word == k.kind.to_lowercase() || word == k.plural || (!k.short.is_empty() && word == k.short))
+            .find(|k| {
+                word == k.kind.to_lowercase() || word == k.plural || (!k.short.is_empty() && word == k.short)
+            })
             .ok_or_else(|| {
                 let known: Vec<_> = KINDS.iter().map(|k| k.kind).collect();
                 format!("kind {word} is not supported by the lab; it knows {}", known.join(", "))
@@ -165,7 +181,8 @@ pub fn parse(sources: &[Source]) -> Result<Vec<Manifest>, String> {
     let mut found = Vec::new();
     for source in sources {
         for document in serde_norway::Deserializer::from_str(&source.text) {
-            let object = Value::deserialize(document).map_err(|why| format!("{}: not YAML: {why}", source.file))?;
+            let object =
+                Value::deserialize(document).map_err(|why| format!("{}: not YAML: {why}", source.file))?;
             collect(&source.file, object, &mut found);
         }
     }
@@ -175,16 +192,15 @@ pub fn parse(sources: &[Source]) -> Result<Vec<Manifest>, String> {
     }
 }
 
-fn collect(file: &str, object: Value, into: &mut Vec<Manifest>) {
-    match object {
-        Value::Null => {}
-        Value::Object(mut fields) if fields.get("kind").and_then(Value::as_str) == Some("List") => {
-            let items = fields.remove("items").unwrap_or_default();
-            for item in items.as_array().cloned().unwrap_or_default() {
-                collect(file, item, into);
-            }
-        }
-        object => into.push(Manifest { file: file.to_owned(), object }),
+fn collect(file: &str, mut object: Value, into: &mut Vec<Manifest>) {
+    if object.is_null() {
+        return;
+    }
+    if object["kind"] != "List" {
+        return into.push(Manifest { file: file.to_owned(), object });
+    }
+    for item in object["items"].as_array_mut().into_iter().flatten() {
+        collect(file, item.take(), into);
     }
 }
 

@@ -17,7 +17,8 @@ pub fn provide(place: &Place, spec: &Spec) -> Result<()> {
     for bind in &spec.binds {
         if let Some(needed) = missing(&bind.target, bind.source.is_file()) {
             let _lock = lock()?;
-            make(place, &needed).with_context(|| format!("cannot make the mount point {}", bind.target.display()))?;
+            make(place, &needed)
+                .with_context(|| format!("cannot make the mount point {}", bind.target.display()))?;
         }
     }
     Ok(())
@@ -82,11 +83,18 @@ fn all_recorded() -> BTreeSet<PathBuf> {
 }
 
 fn others(place: &Place) -> BTreeSet<PathBuf> {
-    worlds().filter(|world| world != place.dir()).flat_map(|world| recorded(&world.join("mount-points"))).collect()
+    worlds()
+        .filter(|world| world != place.dir())
+        .flat_map(|world| recorded(&world.join("mount-points")))
+        .collect()
 }
 
 /// Held while mount points come or go, by all worlds.
 fn lock() -> Result<Flock<File>> {
-    let file = OpenOptions::new().create(true).append(true).open(Path::new(ROOT).join(".lock")).context("cannot lock")?;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(Path::new(ROOT).join(".lock"))
+        .context("cannot lock")?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, why)| why).context("cannot lock")
 }

@@ -20,7 +20,8 @@ pub const POD_RANGES: [&str; 2] = ["10.1.0.0/16", "fd00:1::/64"];
 /// Services' addresses, for those that name none.
 pub const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 /// The node's own addresses: what probes come from.
-pub const NODE: Addresses = Addresses { v4: Ipv4Addr::new(10, 0, 0, 1), v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1) };
+pub const NODE: Addresses =
+    Addresses { v4: Ipv4Addr::new(10, 0, 0, 1), v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1) };
 /// The control plane's addresses.
 pub const CONTROL: Addresses =
     Addresses { v4: Ipv4Addr::new(10, 0, 0, 2), v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2) };
@@ -63,22 +64,27 @@ pub fn make_node(place: &Place) -> Result<()> {
         for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/default/forwarding"] {
             sysctl(name, "1")?;
         }
-        for name in ["ipv4/conf/all/send_redirects", "ipv4/conf/default/send_redirects", "ipv4/conf/all/rp_filter"] {
+        for name in
+            ["ipv4/conf/all/send_redirects", "ipv4/conf/default/send_redirects", "ipv4/conf/all/rp_filter"]
+        {
             sysctl(name, "0")?;
         }
         quiet_ipv6()
     })?;
     // What is for no pod leaves by `void`, where the packet filter refuses it: without a route it would never get there.
     let Addresses { v4, v6 } = NODE;
-    ip(&node, &format!(
-        "link set lo up\n\
+    ip(
+        &node,
+        &format!(
+            "link set lo up\n\
          addr add {v4}/32 dev lo\n\
          addr add {v6}/128 dev lo nodad\n\
          link add void type veth peer name void-end\n\
          link set void up\n\
          route add default dev void src {v4}\n\
          route add ::/0 dev void src {v6}\n"
-    ))
+        ),
+    )
 }
 
 /// Makes a namespace with a veth to the node, `link` being the name of the node's end (at most 15 bytes).
@@ -92,16 +98,21 @@ pub fn make_pod(place: &Place, netns: &str, link: &str, addresses: Addresses) ->
     let [_, _, a, b] = v4.octets();
     let mac = format!("0a:58:{:02x}:{:02x}:{a:02x}:{b:02x}", v4.octets()[0], v4.octets()[1]);
     let (node4, node6) = (NODE.v4, NODE.v6);
-    ip(&place.node_netns(), &format!(
-        "link add {link} address {NODE_MAC} type veth peer name eth0 address {mac} netns {netns}\n\
+    ip(
+        &place.node_netns(),
+        &format!(
+            "link add {link} address {NODE_MAC} type veth peer name eth0 address {mac} netns {netns}\n\
          link set {link} up\n\
          route add {v4}/32 dev {link} src {node4}\n\
          route add {v6}/128 dev {link} src {node6}\n\
          neigh add {v4} lladdr {mac} dev {link} nud permanent\n\
          neigh add {v6} lladdr {mac} dev {link} nud permanent\n"
-    ))?;
-    ip(netns, &format!(
-        "link set lo up\n\
+        ),
+    )?;
+    ip(
+        netns,
+        &format!(
+            "link set lo up\n\
          link set eth0 up\n\
          addr add {v4}/32 dev eth0\n\
          addr add {v6}/128 dev eth0 nodad\n\
@@ -109,13 +120,16 @@ pub fn make_pod(place: &Place, netns: &str, link: &str, addresses: Addresses) ->
          route add default via 169.254.1.1 dev eth0 onlink\n\
          neigh add fe80::1 lladdr {NODE_MAC} dev eth0 nud permanent\n\
          route add default via fe80::1 dev eth0 onlink\n"
-    ))
+        ),
+    )
 }
 
 /// Makes a network namespace and writes it down first, for clearing up.
 fn make_netns(place: &Place, name: &str) -> Result<()> {
     if netns_file(name).exists() {
-        bail!("the network namespace {name} exists and is not this world's: remove it with `ip netns del {name}`");
+        bail!(
+            "the network namespace {name} exists and is not this world's: remove it with `ip netns del {name}`"
+        );
     }
     File::create(place.netns_records().join(name)).context("cannot write in the world's directory")?;
     run(Command::new("ip").args(["netns", "add", name]), "")
@@ -134,7 +148,8 @@ pub fn remove_netns(place: &Place, name: &str) -> Result<()> {
 
 /// Runs something in a network namespace: on a thread of its own, which ends with it. A socket keeps its namespace.
 pub fn inside<T: Send>(netns: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let file = File::open(netns_file(netns)).with_context(|| format!("there is no network namespace {netns}"))?;
+    let file =
+        File::open(netns_file(netns)).with_context(|| format!("there is no network namespace {netns}"))?;
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
             setns(file, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;

@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::container::Spec;
-use crate::requests;
 use crate::kubelet::PodRun;
 use crate::kubelet::state::{ContainerState, Progress};
 use crate::manifest::Key;
 use crate::net::NODE;
 use crate::process::{mount_ns, ns_id};
 use crate::protocol::{PodName, Target};
+use crate::requests;
 use crate::world::World;
 
 /// Between two looks at the proxies.
@@ -29,7 +29,8 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Everything that runs; the form is documented in docs/lab.md and stable.
 pub fn ps(world: &World) -> Value {
     let pods: Vec<_> = world.pods.borrow().values().map(|run| pod(run)).collect();
-    let services: Vec<_> = world.store.borrow().list("Service").map(|(_, service)| service_line(service)).collect();
+    let services: Vec<_> =
+        world.store.borrow().list("Service").map(|(_, service)| service_line(service)).collect();
     json!({
         "world": world.place.world,
         "directory": world.place.dir(),
@@ -173,19 +174,29 @@ async fn holders(world: &World, key: &Key) -> Result<(usize, Option<String>)> {
     let present = world.control.read(world, key).await?;
     let expected = world.store.borrow().get(key).cloned();
     let generation = |o: &Option<Value>| o.as_ref().and_then(|o| o["metadata"]["generation"].as_i64());
-    if present.is_some() != expected.is_some() || (generation(&present).is_some() && generation(&present) < generation(&expected)) {
+    if present.is_some() != expected.is_some()
+        || (generation(&present).is_some() && generation(&present) < generation(&expected))
+    {
         bail!("the control plane does not have the present version yet");
     }
     let present = present.map(|o| version(&o["metadata"]["resourceVersion"])).unwrap_or_default();
-    let runs: Vec<_> = world.pods.borrow().values().filter(|r| r.meshed() && !r.state.borrow().refused).cloned().collect();
+    let runs: Vec<_> =
+        world.pods.borrow().values().filter(|r| r.meshed() && !r.state.borrow().refused).cloned().collect();
     let mut count = 0;
-    for run in runs.iter().filter(|r| r.state.borrow().container(crate::inject::PROXY).is_some_and(|c| c.started)) {
-        let table = table(run).await.with_context(|| format!("the proxy of pod {} does not show its table", run.name))?;
+    for run in
+        runs.iter().filter(|r| r.state.borrow().container(crate::inject::PROXY).is_some_and(|c| c.started))
+    {
+        let table = table(run)
+            .await
+            .with_context(|| format!("the proxy of pod {} does not show its table", run.name))?;
         match held(&table, key).map(|v| (v.clone(), version(&v))) {
             None => {}
             Some((_, number)) if present != 0 && number >= present => count += 1,
             Some((text, _)) => {
-                return Ok((count, Some(format!("the proxy of pod {} holds version {text}, not {present}", run.name))));
+                return Ok((
+                    count,
+                    Some(format!("the proxy of pod {} holds version {text}, not {present}", run.name)),
+                ));
             }
         }
     }
@@ -202,7 +213,8 @@ async fn table(run: &PodRun) -> Result<Value> {
 /// The version of an object that a proxy's table shows, if it watches it.
 fn held(table: &Value, key: &Key) -> Option<Value> {
     let mut objects = table["objects"].as_array()?.iter();
-    let found = objects.find(|o| o["kind"] == key.kind && o["namespace"] == key.namespace && o["name"] == key.name);
+    let found =
+        objects.find(|o| o["kind"] == key.kind && o["namespace"] == key.namespace && o["name"] == key.name);
     found.map(|o| o["resourceVersion"].clone())
 }
 

@@ -65,8 +65,12 @@ fn walk<'a>(value: &'a Value, path: &mut Vec<Step<'a>>, allowed: &[String]) -> O
         found
     };
     match value {
-        Value::Object(fields) => fields.iter().find_map(|(name, child)| step_into(Step::Field(name), child, path)),
-        Value::Array(items) => items.iter().enumerate().find_map(|(i, child)| step_into(Step::Item(i), child, path)),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, child)| step_into(Step::Field(name), child, path))
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(i, child)| step_into(Step::Item(i), child, path))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
@@ -114,8 +118,16 @@ mod tests {
 
     #[test]
     fn what_is_honoured_passes() {
-        check("Pod", "spec: {containers: [{livenessProbe: {httpGet: {port: 1, path: /}, periodSeconds: 1}}]}", None);
-        check("Pod", "spec: {initContainers: [{restartPolicy: Always, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}", None);
+        check(
+            "Pod",
+            "spec: {containers: [{livenessProbe: {httpGet: {port: 1, path: /}, periodSeconds: 1}}]}",
+            None,
+        );
+        check(
+            "Pod",
+            "spec: {initContainers: [{restartPolicy: Always, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}",
+            None,
+        );
         check("HTTPRoute", "spec: {anything: [{goes: here}]}", None);
         check("ConfigMap", "data: {a.b/c: x}\nmetadata: {labels: {a.b/c: d}}", None);
     }

@@ -58,8 +58,12 @@ pub fn written(spec: &Value) -> Vec<IpAddr> {
 
 /// Both families, unless the manifest wants one; its own address's family comes first.
 fn families(spec: &Value, own: &[IpAddr]) -> Vec<String> {
-    let asked: Vec<String> =
-        spec["ipFamilies"].as_array().into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect();
+    let asked: Vec<String> = spec["ipFamilies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|f| f.as_str().map(str::to_owned))
+        .collect();
     let first = if own.first().is_some_and(IpAddr::is_ipv6) { "IPv6" } else { "IPv4" };
     if !asked.is_empty() {
         return asked;
@@ -94,7 +98,9 @@ mod tests {
 
     #[track_caller]
     fn check(spec: &str, old: Option<&str>, taken: &[&str], expected: Result<&[&str], &str>) {
-        let parse = |spec: &str| -> Value { serde_norway::from_str(&format!("spec: {{ports: [{{port: 80}}], {spec}}}")).expect("yaml") };
+        let parse = |spec: &str| -> Value {
+            serde_norway::from_str(&format!("spec: {{ports: [{{port: 80}}], {spec}}}")).expect("yaml")
+        };
         let taken = taken.iter().map(|ip| ip.parse().expect("an address")).collect();
         let mut service = parse(spec);
         let done = complete(&mut service, old.map(parse).as_ref(), &taken);

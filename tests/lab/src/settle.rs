@@ -80,7 +80,10 @@ fn write_slices(world: &World, services: &[Service], pods: &[Pod]) {
 
 fn program_filter(world: &World, services: &[Service]) {
     let slices: Vec<_> = world.store.borrow().typed_list("EndpointSlice");
-    let families = [(Family::V4, IpAddr::from(NODE.v4), "iptables-restore"), (Family::V6, NODE.v6.into(), "ip6tables-restore")];
+    let families = [
+        (Family::V4, IpAddr::from(NODE.v4), "iptables-restore"),
+        (Family::V6, NODE.v6.into(), "ip6tables-restore"),
+    ];
     let mut filter = world.filter.borrow_mut();
     for ((family, node, program), old) in families.into_iter().zip(filter.iter_mut()) {
         let text = rules(family, services, &slices, node);
@@ -103,7 +106,8 @@ fn publish_volumes(world: &World) {
 
 fn hand_out_bundle(world: &World) {
     let Ok(pem) = std::fs::read_to_string(world.place.bundle()) else { return };
-    let namespaces: Vec<_> = world.store.borrow().list("Namespace").map(|(key, _)| key.name.clone()).collect();
+    let namespaces: Vec<_> =
+        world.store.borrow().list("Namespace").map(|(key, _)| key.name.clone()).collect();
     for namespace in namespaces {
         world.put(json!({
             "apiVersion": "v1",

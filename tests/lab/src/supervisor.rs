@@ -37,7 +37,8 @@ pub fn supervise(settings: &Path) -> Result<()> {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let world = World::create(place, settings)?;
         // The socket is there when the world is.
-        let listener = UnixListener::bind(world.place.socket()).context("cannot listen on the world's socket")?;
+        let listener =
+            UnixListener::bind(world.place.socket()).context("cannot listen on the world's socket")?;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => drop(tokio::task::spawn_local(serve(world.clone(), stream))),
@@ -72,7 +73,8 @@ async fn serve(world: Rc<World>, stream: UnixStream) {
 }
 
 async fn carry_out(world: &Rc<World>, line: &str, say: &Say) -> Result<Value> {
-    let request: Request = serde_json::from_str(line).context("not a request: is this another version of the lab?")?;
+    let request: Request =
+        serde_json::from_str(line).context("not a request: is this another version of the lab?")?;
     match request {
         Request::Up { sources, timeout } => change::up(world, &sources, timeout, say).await,
         Request::Apply { sources, timeout } => change::apply(world, &sources, timeout, say).await,

@@ -12,10 +12,11 @@ pub fn table(ps: &Value) -> String {
     let _ = writeln!(out, "world {}: control plane {}{pid}\n", text(&ps["world"]), text(&control["state"]));
     let header = ["NAMESPACE", "POD", "STATE", "MESHED", "IP", "RESTARTS", "CONTAINERS"].map(str::to_owned);
     let pods = list(&ps["pods"]).map(pod_row);
-    out.push_str(&columns(std::iter::once(header.to_vec()).chain(pods).collect()));
+    out.push_str(&columns(&std::iter::once(header.to_vec()).chain(pods).collect::<Vec<_>>()));
     let header = ["NAMESPACE", "SERVICE", "CLUSTER IP", "PORTS"].map(str::to_owned);
     let services = list(&ps["services"]).map(service_row);
-    let _ = write!(out, "\n{}", columns(std::iter::once(header.to_vec()).chain(services).collect()));
+    let _ =
+        write!(out, "\n{}", columns(&std::iter::once(header.to_vec()).chain(services).collect::<Vec<_>>()));
     out
 }
 
@@ -60,8 +61,10 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn columns(rows: Vec<Vec<String>>) -> String {
-    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+fn columns(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<_> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -77,6 +80,6 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = vec![vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
-        assert_eq!(columns(rows), "A     B\nlong  x\n");
+        assert_eq!(columns(&rows), "A     B\nlong  x\n");
     }
 }

@@ -40,7 +40,8 @@ impl std::fmt::Debug for Signer {
 impl Signer {
     /// Makes a key for a new world and writes its public half for the control plane.
     pub fn create(place: &Place, public: &Path) -> Result<Self> {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).context("cannot make a key")?;
+        let pair =
+            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).context("cannot make a key")?;
         write_atomically(&place.staging(), public, pair.public_key_pem().as_bytes())?;
         let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).context("cannot use the key")?;
         Ok(Self { key })
@@ -80,7 +81,8 @@ mod tests {
     fn a_token_is_bound_to_audience_and_pod() {
         let dir = tempfile::tempdir().expect("a directory");
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
-        let signer = Signer { key: EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).expect("a key") };
+        let signer =
+            Signer { key: EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).expect("a key") };
         let text = |s: &str| s.to_owned();
         let subject = Subject {
             namespace: text("shop"),

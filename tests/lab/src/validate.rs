@@ -79,7 +79,9 @@ fn typed<T: DeserializeOwned>(object: &Value) -> Result<T, String> {
 fn check_service(service: &Service) -> Result<(), String> {
     let spec = service.spec.as_ref().ok_or("spec: missing")?;
     let must_be = |field: &str, value: Option<&str>, only: &str| match value {
-        Some(other) if other != only => Err(format!("spec.{field}: {other} is not supported by the lab, only {only}")),
+        Some(other) if other != only => {
+            Err(format!("spec.{field}: {other} is not supported by the lab, only {only}"))
+        }
         _ => Ok(()),
     };
     must_be("type", spec.type_.as_deref(), "ClusterIP")?;
@@ -93,7 +95,12 @@ fn check_service(service: &Service) -> Result<(), String> {
     if ports.len() > 1 && ports.iter().any(|p| p.name.is_none()) {
         return Err("spec.ports: each needs a name when there are several".to_owned());
     }
-    for ip in spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()).chain(spec.external_ips.iter().flatten()) {
+    for ip in spec
+        .cluster_ip
+        .iter()
+        .chain(spec.cluster_ips.iter().flatten())
+        .chain(spec.external_ips.iter().flatten())
+    {
         if !matches!(ip.as_str(), "None" | "") && ip.parse::<std::net::IpAddr>().is_err() {
             return Err(format!("spec.clusterIP: {ip} is not an IP address"));
         }
@@ -115,7 +122,9 @@ fn check_pod(pod: &Pod) -> Result<(), String> {
     }
     let mut names = BTreeSet::new();
     let init = spec.init_containers.iter().flatten().enumerate().map(|(i, c)| ("initContainers", i, c));
-    for (list, i, container) in init.chain(spec.containers.iter().enumerate().map(|(i, c)| ("containers", i, c))) {
+    for (list, i, container) in
+        init.chain(spec.containers.iter().enumerate().map(|(i, c)| ("containers", i, c)))
+    {
         let at = |why: String| format!("spec.{list}[{i}]{why}");
         if !is_label(&container.name) || !names.insert(&container.name) {
             return Err(at(format!(".name: {:?} is not a DNS label or is given twice", container.name)));
@@ -150,13 +159,21 @@ fn check_container(container: &Container, init: bool, volumes: &[Volume]) -> Res
     for (i, env) in container.env.iter().flatten().enumerate() {
         let path = env.value_from.as_ref().and_then(|v| v.field_ref.as_ref()).map(|f| f.field_path.as_str());
         if path.is_some_and(|p| !FIELD_PATHS.contains(&p.split('[').next().unwrap_or(p))) {
-            return Err(format!(".env[{i}].valueFrom.fieldRef: not supported by the lab; it knows {}", FIELD_PATHS.join(", ")));
+            return Err(format!(
+                ".env[{i}].valueFrom.fieldRef: not supported by the lab; it knows {}",
+                FIELD_PATHS.join(", ")
+            ));
         }
     }
     let probes = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
     let names = ["startupProbe", "readinessProbe", "livenessProbe"];
     for (name, probe) in names.iter().zip(probes).filter_map(|(n, p)| Some((n, p.as_ref()?))) {
-        let handlers = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.grpc.is_some()];
+        let handlers = [
+            probe.exec.is_some(),
+            probe.http_get.is_some(),
+            probe.tcp_socket.is_some(),
+            probe.grpc.is_some(),
+        ];
         if handlers.iter().filter(|h| **h).count() != 1 {
             return Err(format!(".{name}: needs exactly one of exec, httpGet, tcpSocket, grpc"));
         }
@@ -165,8 +182,12 @@ fn check_container(container: &Container, init: bool, volumes: &[Volume]) -> Res
 }
 
 fn check_volume(volume: &Volume) -> Result<(), String> {
-    let sources =
-        [volume.empty_dir.is_some(), volume.config_map.is_some(), volume.secret.is_some(), volume.projected.is_some()];
+    let sources = [
+        volume.empty_dir.is_some(),
+        volume.config_map.is_some(),
+        volume.secret.is_some(),
+        volume.projected.is_some(),
+    ];
     match sources.iter().filter(|s| **s).count() {
         1 => Ok(()),
         _ => Err(format!(": {} needs exactly one of emptyDir, configMap, secret, projected", volume.name)),
@@ -176,7 +197,10 @@ fn check_volume(volume: &Volume) -> Result<(), String> {
 /// RFC 1123 label.
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// RFC 1123 subdomain.
@@ -207,7 +231,10 @@ mod tests {
 
     #[test]
     fn a_pod_needs_a_command_because_images_are_ignored() {
-        check("kind: Pod\nspec: {containers: [{name: a, image: b}]}", Err("Pod shop/web: spec.containers[0].command"));
+        check(
+            "kind: Pod\nspec: {containers: [{name: a, image: b}]}",
+            Err("Pod shop/web: spec.containers[0].command"),
+        );
         check("kind: Pod\nspec: {containers: [{name: a, command: [b]}]}", Ok(()));
     }
 
@@ -230,7 +257,9 @@ mod tests {
     #[test]
     fn unknown_downward_fields_are_refused() {
         let pod = |path: &str| {
-            format!("kind: Pod\nspec: {{containers: [{{name: a, command: [b], env: [{{name: E, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]}}]}}")
+            format!(
+                "kind: Pod\nspec: {{containers: [{{name: a, command: [b], env: [{{name: E, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]}}]}}"
+            )
         };
         check(&pod("spec.foo"), Err("env[0].valueFrom.fieldRef"));
         check(&pod("metadata.labels['app']"), Ok(()));
@@ -243,7 +272,10 @@ mod tests {
 
     #[test]
     fn names_cannot_be_paths() {
-        let source = Source { file: "x".to_owned(), text: "{apiVersion: v1, kind: Pod, metadata: {name: ../a}}".to_owned() };
+        let source = Source {
+            file: "x".to_owned(),
+            text: "{apiVersion: v1, kind: Pod, metadata: {name: ../a}}".to_owned(),
+        };
         assert!(validate(parse(&[source]).expect("yaml")).is_err());
     }
 }

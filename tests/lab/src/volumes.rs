@@ -26,18 +26,30 @@ pub trait Tokens {
 }
 
 /// The files of a volume, or `None` for an emptyDir. The error says what is missing; it may come later.
-pub fn files(volume: &Volume, pod: &Value, data: &dyn Data, tokens: &dyn Tokens) -> Result<Option<Files>, String> {
+pub fn files(
+    volume: &Volume,
+    pod: &Value,
+    data: &dyn Data,
+    tokens: &dyn Tokens,
+) -> Result<Option<Files>, String> {
     let optional = |o: Option<bool>| o == Some(true);
     if let Some(source) = &volume.config_map {
         let entries = data.config_map(&source.name);
         let what = format!("ConfigMap {}", source.name);
-        return pick(entries, source.items.as_deref(), source.default_mode, &what, optional(source.optional)).map(Some);
+        return pick(entries, source.items.as_deref(), source.default_mode, &what, optional(source.optional))
+            .map(Some);
     }
     if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let what = format!("Secret {name}");
-        return pick(data.secret(name), source.items.as_deref(), source.default_mode, &what, optional(source.optional))
-            .map(Some);
+        return pick(
+            data.secret(name),
+            source.items.as_deref(),
+            source.default_mode,
+            &what,
+            optional(source.optional),
+        )
+        .map(Some);
     }
     let Some(projected) = &volume.projected else { return Ok(None) };
     let mut files = Files::new();
@@ -167,7 +179,8 @@ fn link_entries(directory: &Path, files: &Files) -> io::Result<()> {
 }
 
 fn read_back(data: &Path, files: &Files) -> bool {
-    let same = files.iter().all(|(path, (bytes, _))| fs::read(data.join(path)).is_ok_and(|found| found == *bytes));
+    let same =
+        files.iter().all(|(path, (bytes, _))| fs::read(data.join(path)).is_ok_and(|found| found == *bytes));
     same && count(data) == files.len()
 }
 
@@ -201,7 +214,10 @@ mod tests {
     fn a_key_cannot_leave_its_volume() {
         let dir = tempfile::tempdir().expect("a directory");
         for bad in ["../x", "/x", "a/../../x", ""] {
-            assert!(publish(dir.path(), &Files::from([(bad.to_owned(), entry("1"))]), None).is_err(), "{bad}");
+            assert!(
+                publish(dir.path(), &Files::from([(bad.to_owned(), entry("1"))]), None).is_err(),
+                "{bad}"
+            );
         }
     }
 
@@ -209,7 +225,8 @@ mod tests {
     fn items_choose_and_rename() {
         let entries = BTreeMap::from([("k".to_owned(), b"v".to_vec())]);
         let item = |key: &str| KeyToPath { key: key.to_owned(), path: "p/q".to_owned(), mode: Some(0o600) };
-        let found = pick(Some(entries.clone()), Some(&[item("k")]), None, "ConfigMap c", false).expect("picked");
+        let found =
+            pick(Some(entries.clone()), Some(&[item("k")]), None, "ConfigMap c", false).expect("picked");
         assert_eq!(found, Files::from([("p/q".to_owned(), (b"v".to_vec(), 0o600))]));
         let missing = pick(Some(entries), Some(&[item("x")]), None, "ConfigMap c", false);
         assert_eq!(missing, Err("ConfigMap c has no key x".to_owned()));

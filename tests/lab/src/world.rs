@@ -203,7 +203,8 @@ impl World {
     /// Who a pod's token is for.
     pub fn subject(&self, name: &PodName, service_account: &str, uid: &str) -> Subject {
         let key = Key::new("ServiceAccount", &name.namespace, service_account);
-        let account = self.store.borrow().get(&key).and_then(|o| o["metadata"]["uid"].as_str().map(str::to_owned));
+        let account =
+            self.store.borrow().get(&key).and_then(|o| o["metadata"]["uid"].as_str().map(str::to_owned));
         subject(name, service_account, account.unwrap_or_default(), uid)
     }
 
@@ -212,7 +213,8 @@ impl World {
     pub async fn admit(&self, run: &PodRun) -> Result<Pod> {
         let mut pod = run.pod.borrow().clone();
         pod.metadata.uid = Some(run.uid.clone());
-        let namespace: Option<Namespace> = self.store.borrow().typed(&Key::new("Namespace", "", &run.name.namespace));
+        let namespace: Option<Namespace> =
+            self.store.borrow().typed(&Key::new("Namespace", "", &run.name.namespace));
         let namespace_labels = namespace.and_then(|n| n.metadata.labels);
         if !inject::wanted(&run.name.namespace, namespace_labels.as_ref(), pod.metadata.labels.as_ref()) {
             return Ok(pod);

@@ -69,11 +69,13 @@ impl Keeper {
                 }
             };
             if self.stopping().is_some() || !self.again(code) {
-                return self.set(|c| (c.progress, c.ready, c.started) = (Progress::Ended { code }, false, false));
+                return self
+                    .set(|c| (c.progress, c.ready, c.started) = (Progress::Ended { code }, false, false));
             }
             wait = if begun.elapsed() > STEADY { SHORTEST } else { wait };
             let reason = if code == -1 { "CreateContainerConfigError" } else { "CrashLoopBackOff" };
-            let said = if code == -1 { std::mem::take(&mut message) } else { format!("ended with status {code}") };
+            let said =
+                if code == -1 { std::mem::take(&mut message) } else { format!("ended with status {code}") };
             self.set(|c| {
                 c.progress = Progress::Waiting { reason, message: said };
                 (c.ready, c.started, c.last_code) = (false, false, Some(code));
@@ -162,7 +164,12 @@ impl Keeper {
         status
     }
 
-    async fn follow(&mut self, child: &mut Child, pid: i32, watched: &Watched) -> std::io::Result<ExitStatus> {
+    async fn follow(
+        &mut self,
+        child: &mut Child,
+        pid: i32,
+        watched: &Watched,
+    ) -> std::io::Result<ExitStatus> {
         let (sender, mut events) = mpsc::unbounded_channel();
         let mut orders = self.orders.clone();
         let watching = watched.watch(sender);
@@ -188,7 +195,12 @@ impl Keeper {
 }
 
 /// preStop, SIGTERM, and at the deadline SIGKILL. Everybody has two seconds at least, as with the kubelet.
-async fn end(child: &mut Child, pid: i32, watched: &Watched, deadline: Instant) -> std::io::Result<ExitStatus> {
+async fn end(
+    child: &mut Child,
+    pid: i32,
+    watched: &Watched,
+    deadline: Instant,
+) -> std::io::Result<ExitStatus> {
     let deadline = deadline.max(Instant::now() + Duration::from_secs(2));
     if let Some(hook) = watched.container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) {
         tokio::select! {

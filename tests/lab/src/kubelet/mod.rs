@@ -46,7 +46,7 @@ pub struct PodRun {
     /// This incarnation's UID.
     pub uid: String,
     /// As the user wrote it.
-    pub manifest: Value,
+    pub manifest: RefCell<Value>,
     /// Its network namespace.
     pub netns: String,
     /// Its addresses.
@@ -82,7 +82,7 @@ pub fn create(world: &Rc<World>, manifest: Value) -> Result<Rc<PodRun>> {
         minted: RefCell::default(),
         name: name.clone(),
         number,
-        manifest,
+        manifest: RefCell::new(manifest),
     });
     world.pods.borrow_mut().insert(name, run.clone());
     run.change(world, |_| {});
@@ -158,7 +158,8 @@ async fn work(world: &Rc<World>, run: &Rc<PodRun>) {
 async fn end_containers(world: &Rc<World>, run: &Rc<PodRun>) {
     let deadline = Instant::now() + run.grace();
     let order: Vec<_> = run.state.borrow().containers.iter().map(|c| (c.name.clone(), c.role)).collect();
-    let first: Vec<_> = order.iter().filter(|(_, role)| *role != Role::Sidecar).map(|(name, _)| name.clone()).collect();
+    let first: Vec<_> =
+        order.iter().filter(|(_, role)| *role != Role::Sidecar).map(|(name, _)| name.clone()).collect();
     run.end(&first, deadline).await;
     for (name, _) in order.into_iter().rev().filter(|(_, role)| *role == Role::Sidecar) {
         run.end(&[name], deadline).await;
@@ -185,7 +186,10 @@ impl PodRun {
     pub fn change(&self, world: &World, change: impl FnOnce(&mut PodState)) {
         change(&mut self.state.borrow_mut());
         // Before it is admitted there is no such object, as in Kubernetes.
-        let exists = { let state = self.state.borrow(); !state.gone && !state.containers.is_empty() };
+        let exists = {
+            let state = self.state.borrow();
+            !state.gone && !state.containers.is_empty()
+        };
         if exists {
             world.put(self.object());
         }
@@ -214,6 +218,26 @@ impl PodRun {
         let _ = version.wait_for(|_| holds(&self.state.borrow())).await;
     }
 
+    /// Takes labels and annotations from a newer manifest of the same spec; what injection added stays.
+    pub fn relabel(&self, world: &World, manifest: Value) {
+        let old = self.manifest.replace(manifest);
+        let manifest = self.manifest.borrow();
+        let map = |object: &Value, field: &str| -> BTreeMap<String, String> {
+            serde_json::from_value(object["metadata"][field].clone()).unwrap_or_default()
+        };
+        let renew = |current: Option<BTreeMap<String, String>>, field: &str| {
+            let mut current = current.unwrap_or_default();
+            map(&old, field).keys().for_each(|key| drop(current.remove(key)));
+            current.extend(map(&manifest, field));
+            Some(current)
+        };
+        let mut pod = self.pod.borrow().clone();
+        pod.metadata.labels = renew(pod.metadata.labels.take(), "labels");
+        pod.metadata.annotations = renew(pod.metadata.annotations.take(), "annotations");
+        self.pod.replace(pod);
+        self.change(world, |_| {});
+    }
+
     /// Asks the pod to end; it goes at its own pace.
     pub fn delete(&self, world: &World) {
         if !self.stop.send_replace(true) {
@@ -229,7 +253,11 @@ impl PodRun {
 
     /// Whether the proxy was put into it.
     pub fn meshed(&self) -> bool {
-        self.state.borrow().containers.iter().any(|c| c.name == crate::inject::PROXY && c.role == Role::Sidecar)
+        self.state
+            .borrow()
+            .containers
+            .iter()
+            .any(|c| c.name == crate::inject::PROXY && c.role == Role::Sidecar)
     }
 
     /// Always, OnFailure or Never.
@@ -241,7 +269,10 @@ impl PodRun {
     /// The name of its service account.
     pub fn service_account(&self) -> String {
         let pod = self.pod.borrow();
-        let named = pod.spec.as_ref().and_then(|s| s.service_account_name.clone().or_else(|| s.service_account.clone()));
+        let named = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.service_account_name.clone().or_else(|| s.service_account.clone()));
         named.unwrap_or_else(|| "default".to_owned())
     }
 
@@ -287,11 +318,17 @@ impl PodRun {
     }
 
     async fn end(&self, names: &[String], deadline: Instant) {
-        let orders: Vec<_> = names.iter().filter_map(|name| self.orders.borrow().get(name).cloned().map(|o| (name, o))).collect();
+        let orders: Vec<_> = names
+            .iter()
+            .filter_map(|name| self.orders.borrow().get(name).cloned().map(|o| (name, o)))
+            .collect();
         for (_, order) in &orders {
             order.send_replace(Order::Stop(deadline));
         }
-        self.until(|state| orders.iter().all(|(name, _)| state.container(name).is_none_or(|c| c.ended().is_some()))).await;
+        self.until(|state| {
+            orders.iter().all(|(name, _)| state.container(name).is_none_or(|c| c.ended().is_some()))
+        })
+        .await;
     }
 
     async fn asked_to_stop(&self) {
@@ -301,7 +338,11 @@ impl PodRun {
     /// A new pod of an old name has logs of its own.
     fn fresh_logs(&self, world: &World) {
         for container in &self.state.borrow().containers {
-            let _ = fs::remove_file(world.place.container_log(&self.name.namespace, &self.name.name, &container.name));
+            let _ = fs::remove_file(world.place.container_log(
+                &self.name.namespace,
+                &self.name.name,
+                &container.name,
+            ));
         }
     }
 
@@ -355,7 +396,8 @@ impl Tokens for PodData<'_> {
             return Ok(found.token.clone());
         }
         let subject = self.world.subject(&self.run.name, &self.run.service_account(), &self.run.uid);
-        let token = self.world.signer.token(&subject, audience, seconds, now).map_err(|why| format!("{why:#}"))?;
+        let token =
+            self.world.signer.token(&subject, audience, seconds, now).map_err(|why| format!("{why:#}"))?;
         minted.insert(key, Minted { token: token.clone(), renew_at: now + seconds * 4 / 5 });
         Ok(token)
     }

@@ -16,12 +16,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PodRun;
 use crate::endpoints::named_port;
-use crate::requests;
 use crate::protocol::Target;
+use crate::requests;
 use crate::world::World;
 
 /// Between attempts before the first success.
 const QUICK: Duration = Duration::from_millis(100);
+
+/// For so long a readiness probe that never succeeded is tried often.
+const HOPEFUL: Duration = Duration::from_secs(60);
 
 /// What watching a container finds out.
 #[derive(Debug)]
@@ -71,7 +74,10 @@ impl Watched {
         let liveness = async {
             match &self.container.liveness_probe {
                 None => std::future::pending().await,
-                Some(probe) => tell(Event::Unhealthy(format!("the liveness probe failed: {}", self.liveness(probe).await))),
+                Some(probe) => tell(Event::Unhealthy(format!(
+                    "the liveness probe failed: {}",
+                    self.liveness(probe).await
+                ))),
             }
         };
         tokio::join!(readiness, liveness);
@@ -94,15 +100,20 @@ impl Watched {
     async fn readiness(&self, probe: &Probe, tell: &impl Fn(Event)) {
         sleep(seconds(probe.initial_delay_seconds, 0)).await;
         let (mut ready, mut ever, mut streak) = (false, false, 0);
+        let begun = Instant::now();
         loop {
             let good = self.attempt(probe).await.is_ok();
             streak = if good == ready { 0 } else { streak + 1 };
-            let needed = threshold(if good { probe.success_threshold } else { probe.failure_threshold }, if good { 1 } else { 3 });
+            let needed = threshold(
+                if good { probe.success_threshold } else { probe.failure_threshold },
+                if good { 1 } else { 3 },
+            );
             if streak >= needed {
                 (ready, ever, streak) = (good, true, 0);
                 tell(Event::Ready(ready));
             }
-            sleep(if ever { seconds(probe.period_seconds, 10) } else { QUICK }).await;
+            let hopeful = !ever && begun.elapsed() < HOPEFUL;
+            sleep(if hopeful { QUICK } else { seconds(probe.period_seconds, 10) }).await;
         }
     }
 
@@ -139,7 +150,10 @@ impl Watched {
             };
             let host = probe.tcp_socket.as_ref().and_then(|t| t.host.as_deref());
             let to = self.address(host, port)?;
-            requests::connect(&self.world.place.node_netns(), to).await.map(drop).map_err(|why| format!("{to}: {why:#}"))
+            requests::connect(&self.world.place.node_netns(), to)
+                .await
+                .map(drop)
+                .map_err(|why| format!("{to}: {why:#}"))
         };
         let limit = seconds(probe.timeout_seconds, 1);
         timeout(limit, action).await.unwrap_or_else(|_| Err(format!("no answer in {} s", limit.as_secs())))
@@ -178,7 +192,8 @@ impl Watched {
     async fn http(&self, get: &HTTPGetAction) -> Result<(), String> {
         let to = self.address(get.host.as_deref(), self.port(&get.port)?)?;
         let path = get.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-        let mut request = http::Request::get(path).header("host", to.to_string()).header("user-agent", "kube-probe/1.35");
+        let mut request =
+            http::Request::get(path).header("host", to.to_string()).header("user-agent", "kube-probe/1.35");
         for header in get.http_headers.iter().flatten() {
             request = request.header(&header.name, &header.value);
         }
@@ -212,7 +227,9 @@ impl Watched {
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
         let number = match port {
             IntOrString::Int(number) => Some(*number),
-            IntOrString::String(name) => named_port(&self.run.pod.borrow(), name).or_else(|| name.parse().ok()),
+            IntOrString::String(name) => {
+                named_port(&self.run.pod.borrow(), name).or_else(|| name.parse().ok())
+            }
         };
         let number = number.and_then(|n| u16::try_from(n).ok());
         number.ok_or_else(|| format!("there is no port {port:?}"))

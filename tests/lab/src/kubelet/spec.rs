@@ -12,13 +12,37 @@ use crate::hosts::hostname;
 
 /// What containers may have at most unless their manifest says otherwise: the container runtimes' default set.
 const DEFAULT_CAPABILITIES: &[&str] = &[
-    "audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod", "net_bind_service", "net_raw",
-    "setfcap", "setgid", "setpcap", "setuid", "sys_chroot",
+    "audit_write",
+    "chown",
+    "dac_override",
+    "fowner",
+    "fsetid",
+    "kill",
+    "mknod",
+    "net_bind_service",
+    "net_raw",
+    "setfcap",
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_chroot",
 ];
 /// The others that a manifest may add.
 const OTHER_CAPABILITIES: &[&str] = &[
-    "net_admin", "sys_admin", "sys_ptrace", "sys_nice", "sys_resource", "sys_time", "sys_chroot", "ipc_lock",
-    "ipc_owner", "net_broadcast", "dac_read_search", "linux_immutable", "bpf", "perfmon",
+    "net_admin",
+    "sys_admin",
+    "sys_ptrace",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_chroot",
+    "ipc_lock",
+    "ipc_owner",
+    "net_broadcast",
+    "dac_read_search",
+    "linux_immutable",
+    "bpf",
+    "perfmon",
 ];
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -90,7 +114,9 @@ fn base_environment(pod: &Pod, user: &User, around: &Surroundings) -> BTreeMap<S
 fn user(container: &Container, pod: &PodSpec) -> Result<User, String> {
     let own = container.security_context.clone().unwrap_or_default();
     let shared = pod.security_context.clone().unwrap_or_default();
-    let id = |value: Option<i64>| value.map(|v| u32::try_from(v).map_err(|_| format!("{v} is not a user or group ID"))).transpose();
+    let id = |value: Option<i64>| {
+        value.map(|v| u32::try_from(v).map_err(|_| format!("{v} is not a user or group ID"))).transpose()
+    };
     let uid = id(own.run_as_user.or(shared.run_as_user))?.unwrap_or(0);
     let known = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.gid.as_raw());
     let gid = id(own.run_as_group.or(shared.run_as_group))?.or(known).unwrap_or(0);
@@ -106,7 +132,9 @@ fn capabilities(container: &Container) -> Result<Vec<String>, String> {
     let dropped: Vec<_> = asked.drop.iter().flatten().map(plain).collect();
     let mut kept: Vec<String> = match dropped.iter().any(|name| name == "all") {
         true => Vec::new(),
-        false => DEFAULT_CAPABILITIES.iter().map(|c| (*c).to_owned()).filter(|c| !dropped.contains(c)).collect(),
+        false => {
+            DEFAULT_CAPABILITIES.iter().map(|c| (*c).to_owned()).filter(|c| !dropped.contains(c)).collect()
+        }
     };
     for name in asked.add.iter().flatten().map(plain) {
         let all = DEFAULT_CAPABILITIES.iter().chain(OTHER_CAPABILITIES);
@@ -122,7 +150,8 @@ fn capabilities(container: &Container) -> Result<Vec<String>, String> {
 }
 
 fn binds(container: &Container, around: &Surroundings) -> Result<Vec<Bind>, String> {
-    let etc = ["hosts", "resolv.conf", "gai.conf"].into_iter().filter(|name| Path::new("/etc").join(name).exists());
+    let etc =
+        ["hosts", "resolv.conf", "gai.conf"].into_iter().filter(|name| Path::new("/etc").join(name).exists());
     let mut binds: Vec<_> = etc
         .map(|name| Bind { source: around.etc(name), target: Path::new("/etc").join(name), read_only: false })
         .collect();
@@ -135,7 +164,11 @@ fn binds(container: &Container, around: &Surroundings) -> Result<Vec<Bind>, Stri
             None | Some("") => volume,
             Some(sub) => sub_path(&volume, sub)?,
         };
-        binds.push(Bind { source, target: PathBuf::from(&mount.mount_path), read_only: mount.read_only == Some(true) });
+        binds.push(Bind {
+            source,
+            target: PathBuf::from(&mount.mount_path),
+            read_only: mount.read_only == Some(true),
+        });
     }
     Ok(binds)
 }

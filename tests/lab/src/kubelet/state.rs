@@ -117,7 +117,8 @@ impl PodState {
     /// The pod's phase.
     pub fn phase(&self) -> &'static str {
         let apps = || self.containers.iter().filter(|c| c.role == Role::App);
-        let failed_init = self.containers.iter().any(|c| c.role == Role::Init && c.ended().is_some_and(|code| code != 0));
+        let failed_init =
+            self.containers.iter().any(|c| c.role == Role::Init && c.ended().is_some_and(|code| code != 0));
         if self.refused || failed_init {
             return "Failed";
         }
@@ -160,7 +161,9 @@ impl PodState {
         let Some(container) = unready else { return self.phase().to_owned() };
         let name = &container.name;
         match &container.progress {
-            Progress::Waiting { reason, message } if message.is_empty() => format!("container {name}: {reason}"),
+            Progress::Waiting { reason, message } if message.is_empty() => {
+                format!("container {name}: {reason}")
+            }
             Progress::Waiting { reason, message } => format!("container {name}: {reason}: {message}"),
             Progress::Running { .. } => format!("container {name} runs, but is not ready"),
             Progress::Ended { code } => format!("container {name} ended with status {code}"),
@@ -180,9 +183,8 @@ impl PodState {
             let chosen = self.containers.iter().filter(move |c| (c.role != Role::App) == role_is_init);
             chosen.map(container_status).collect::<Vec<_>>()
         };
-        let condition = |name: &str, holds: bool| {
-            json!({"type": name, "status": if holds { "True" } else { "False" }})
-        };
+        let condition =
+            |name: &str, holds: bool| json!({"type": name, "status": if holds { "True" } else { "False" }});
         let mut status = json!({
             "phase": self.phase(),
             "conditions": [
@@ -215,7 +217,8 @@ fn container_status(container: &ContainerState) -> Value {
             "exitCode": code, "reason": if *code == 0 { "Completed" } else { "Error" },
         }}),
     };
-    let last = container.last_code.map(|code| json!({"terminated": {"exitCode": code}})).unwrap_or_else(|| json!({}));
+    let last =
+        container.last_code.map_or_else(|| json!({}), |code| json!({"terminated": {"exitCode": code}}));
     json!({
         "name": container.name,
         "image": "",
@@ -258,18 +261,33 @@ mod tests {
     #[test]
     fn a_pod_is_ready_when_its_sidecars_are() {
         let done = (Role::Init, Progress::Ended { code: 0 }, false);
-        check(&[done.clone(), (Role::Sidecar, running(), false), (Role::App, running(), true)], true, "Running", false);
+        check(
+            &[done.clone(), (Role::Sidecar, running(), false), (Role::App, running(), true)],
+            true,
+            "Running",
+            false,
+        );
         check(&[done, (Role::Sidecar, running(), true), (Role::App, running(), true)], true, "Running", true);
     }
 
     #[test]
     fn a_pod_whose_containers_ended_has_succeeded_or_failed() {
-        check(&[(Role::Sidecar, running(), true), (Role::App, Progress::Ended { code: 0 }, false)], true, "Succeeded", false);
+        check(
+            &[(Role::Sidecar, running(), true), (Role::App, Progress::Ended { code: 0 }, false)],
+            true,
+            "Succeeded",
+            false,
+        );
         check(&[(Role::App, Progress::Ended { code: 3 }, false)], true, "Failed", false);
     }
 
     #[test]
     fn a_failed_init_container_fails_the_pod() {
-        check(&[(Role::Init, Progress::Ended { code: 1 }, false), (Role::App, running(), false)], false, "Failed", false);
+        check(
+            &[(Role::Init, Progress::Ended { code: 1 }, false), (Role::App, running(), false)],
+            false,
+            "Failed",
+            false,
+        );
     }
 }
