@@ -62,6 +62,7 @@ impl Refusal {
             StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
             StatusCode::GONE => "Expired",
             StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
+            StatusCode::REQUEST_TIMEOUT => "Timeout",
             StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
             _ => "InternalError",
         }

@@ -1,22 +1,23 @@
 //! Port 15012: signing and discovery, for callers that prove who they are.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use crate::answer::{Body, Refusal, json_of, whole};
 use crate::authority::Authority;
-use crate::discovery;
+use crate::discovery::{self, Open};
 use crate::index::Index;
 use crate::limit::{Limit, Rate};
 use crate::metrics::Metrics;
 use crate::review::{Caller, Reviewer};
-use crate::serve::Answer;
+use crate::serve::{Answer, Peer};
 
 /// A signing request has less than 1 KiB.
 const LONGEST_CSR: usize = 16 * 1024;
@@ -29,6 +30,12 @@ const SIGN_ALL: Rate = Rate { burst: 2_000, per_second: 500 };
 const READ_EACH: Rate = Rate { burst: 2_000, per_second: 200 };
 /// A read costs about 0.05 ms.
 const READ_ALL: Rate = Rate { burst: 50_000, per_second: 5_000 };
+/// A new token's signature costs about 0.2 ms, for anybody who sends one: by address, as nobody is proved yet.
+const CHECK_EACH: Rate = Rate { burst: 200, per_second: 20 };
+/// A fifth of a core at most.
+const CHECK_ALL: Rate = Rate { burst: 5_000, per_second: 1_000 };
+/// A body that takes longer than this is given up.
+const BODY: Duration = Duration::from_secs(10);
 /// Callers remembered for their rates.
 const MOST_CALLERS: usize = 20_000;
 
@@ -37,7 +44,9 @@ pub struct Control {
     index: Arc<Index>,
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
+    open: Arc<Open>,
     reviewer: Mutex<Reviewer>,
+    checking: Mutex<Limit>,
     signing: Mutex<Limit>,
     reading: Mutex<Limit>,
 }
@@ -53,7 +62,9 @@ impl Control {
         let now = Instant::now();
         let limit = |each, all| Mutex::new(Limit::new(each, all, MOST_CALLERS, now));
         let (signing, reading) = (limit(SIGN_EACH, SIGN_ALL), limit(READ_EACH, READ_ALL));
-        Self { index, authority, metrics, reviewer: Mutex::new(reviewer), signing, reading }
+        let (checking, open) = (limit(CHECK_EACH, CHECK_ALL), Arc::new(Open::new(Arc::clone(&metrics))));
+        let reviewer = Mutex::new(reviewer);
+        Self { index, authority, metrics, open, reviewer, checking, signing, reading }
     }
 
     async fn serve(
@@ -73,9 +84,10 @@ impl Control {
                 Ok(whole(StatusCode::OK, "application/x-pem-file", self.authority.bundle().to_owned()))
             }
             _ => {
-                allow(&self.reading, &caller)?;
+                allow(&self.reading, &caller.uid)?;
                 let uri = request.uri();
-                discovery::answer(&self.index, &self.metrics, uri.path(), uri.query().unwrap_or_default())
+                let query = uri.query().unwrap_or_default();
+                discovery::answer(&self.index, &self.open, &caller.uid, uri.path(), query)
             }
         }
     }
@@ -85,12 +97,17 @@ impl Control {
         let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
             Refusal::new(StatusCode::UNAUTHORIZED, "send the pod's token: Authorization: Bearer TOKEN")
         })?;
+        let (token, now) = (token.trim(), (Instant::now(), SystemTime::now()));
         let mut reviewer = self.reviewer.lock().unwrap_or_else(PoisonError::into_inner);
-        reviewer.review(token.trim(), &self.index.read(), (Instant::now(), SystemTime::now()))
+        if !reviewer.remembers(token, now) {
+            let peer = request.extensions().get().map_or_else(String::new, |Peer(ip)| ip.to_string());
+            allow(&self.checking, &peer)?;
+        }
+        reviewer.review(token, &self.index.read(), now)
     }
 
     async fn sign(&self, caller: &Caller, body: Incoming) -> Result<Response<Body>, Refusal> {
-        allow(&self.signing, caller)?;
+        allow(&self.signing, &caller.uid)?;
         let csr = text(body, LONGEST_CSR).await?;
         let signed = self.authority.sign(&csr, &caller.identity, SystemTime::now());
         let signed = signed.map_err(|error| {
@@ -119,9 +136,9 @@ impl Answer for Control {
     }
 }
 
-fn allow(limit: &Mutex<Limit>, caller: &Caller) -> Result<(), Refusal> {
+fn allow(limit: &Mutex<Limit>, caller: &str) -> Result<(), Refusal> {
     let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
-    match limit.allow(&caller.uid, Instant::now()) {
+    match limit.allow(caller, Instant::now()) {
         true => Ok(()),
         false => Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests: ask again in a second")),
     }
@@ -133,14 +150,14 @@ where
     B: HttpBody,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let whole = Limited::new(body, longest).collect().await.map_err(|error| {
-        match error.is::<LengthLimitError>() {
-            true => Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is longer than {longest} bytes"),
-            ),
-            false => Refusal::bad("the body broke off"),
+    let collected = timeout(BODY, Limited::new(body, longest).collect()).await;
+    let collected =
+        collected.map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body takes too long"))?;
+    let whole = collected.map_err(|error| match error.is::<LengthLimitError>() {
+        true => {
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {longest} bytes"))
         }
+        false => Refusal::bad("the body broke off"),
     })?;
     String::from_utf8(whole.to_bytes().to_vec()).map_err(|_| Refusal::bad("the body is not UTF-8"))
 }

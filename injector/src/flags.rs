@@ -53,8 +53,8 @@ pub struct Flags {
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Vec<IpNet>,
 
-    /// A DNS name or IP address under which proxies reach this program; may be repeated
-    #[arg(long, value_name = "NAME_OR_IP", default_value = "heddle-injector.heddle-system.svc")]
+    /// A further DNS name or IP address under which this program is reached; may be repeated
+    #[arg(long, value_name = "NAME_OR_IP")]
     pub advertise: Vec<String>,
 
     /// Image of heddle-proxy in injected pods

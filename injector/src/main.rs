@@ -45,6 +45,9 @@ use review::Reviewer;
 use source::{Change, Report, Sink, seconds};
 use webhook::Webhook;
 
+/// The name under which proxies and the API server reach us.
+const OWN_NAME: &str = "heddle-injector.heddle-system.svc";
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     match run(&flags) {
@@ -70,8 +73,8 @@ async fn start(flags: &Flags) -> Result<()> {
     let leaf_life = Duration::from_secs(flags.leaf_ttl);
     let authority = Arc::new(Authority::open(&state, &flags.trust_domain, leaf_life, SystemTime::now())?);
     let reviewer = reviewer(flags)?;
-    let serving =
-        Arc::new(Serving::new(Arc::clone(&authority), flags.advertise.clone()).context("--advertise")?);
+    let names = [vec![OWN_NAME.to_owned()], flags.advertise.clone()].concat();
+    let serving = Arc::new(Serving::new(Arc::clone(&authority), names).context("--advertise")?);
     let tls = TlsAcceptor::from(Arc::new(certificate::tls(Arc::clone(&serving))?));
     let [control, webhook, metrics_page, health] = listeners(flags).await?;
 

@@ -39,16 +39,6 @@ struct OfKind {
     kind: &'static str,
 }
 
-/// A watch that is open; counted for as long as it lives.
-#[derive(Debug)]
-pub struct Watching(Gauge<i64, AtomicI64>);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 impl Metrics {
     /// All counters at zero.
     pub fn new() -> Self {
@@ -93,10 +83,19 @@ impl Metrics {
         self.injections.get_or_create(&Injected { outcome }).inc();
     }
 
-    /// Counts a watch until its guard is dropped.
-    pub fn watching(&self) -> Watching {
+    /// How many watches are open.
+    pub fn watches(&self) -> usize {
+        usize::try_from(self.watches.get()).unwrap_or_default()
+    }
+
+    /// Counts a watch that opens.
+    pub fn watch_opened(&self) {
         self.watches.inc();
-        Watching(self.watches.clone())
+    }
+
+    /// Counts a watch that ends.
+    pub fn watch_closed(&self) {
+        self.watches.dec();
     }
 
     /// Sets what the source holds.

@@ -107,18 +107,25 @@ impl Reviewer {
         Ok(Caller { pod, uid: bound.pod.uid.clone(), identity })
     }
 
+    /// Whether the signature of `token` was checked a moment ago: its review then costs next to nothing.
+    pub fn remembers(&self, token: &str, now: (Instant, SystemTime)) -> bool {
+        self.recall(token, now).is_some()
+    }
+
+    fn recall(&self, token: &str, (instant, clock): (Instant, SystemTime)) -> Option<&Claims> {
+        let (claims, checked) = self.remembered.get(token)?;
+        let fresh = instant.saturating_duration_since(*checked) < REMEMBERED && unix(clock) < claims.exp;
+        fresh.then_some(claims)
+    }
+
     fn claims(&mut self, token: &str, (instant, clock): (Instant, SystemTime)) -> Result<Claims, Refusal> {
         if token.len() > LONGEST_TOKEN {
             return Err(unauthorized("the token is longer than 8 KiB"));
         }
-        let unix = clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if let Some((claims, checked)) = self.remembered.get(token)
-            && instant.saturating_duration_since(*checked) < REMEMBERED
-            && unix < claims.exp
-        {
+        if let Some(claims) = self.recall(token, (instant, clock)) {
             return Ok(claims.clone());
         }
-        let claims = self.check(token, unix)?;
+        let claims = self.check(token, unix(clock))?;
         self.remember(token, &claims, instant);
         Ok(claims)
     }
@@ -157,6 +164,10 @@ fn check_pod(state: &State, name: &ObjectName, uid: &str, account: &str) -> Resu
         pod if pod.finished => refused("has finished"),
         _ => Ok(()),
     }
+}
+
+fn unix(clock: SystemTime) -> u64 {
+    clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn unauthorized(message: &str) -> Refusal {

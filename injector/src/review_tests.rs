@@ -13,8 +13,8 @@ struct Bed {
     index: Index,
 }
 
-fn unix() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+fn now() -> u64 {
+    unix(SystemTime::now())
 }
 
 impl Bed {
@@ -52,7 +52,7 @@ fn token(key: &KeyPair, claims: &Value) -> String {
 fn claims() -> Value {
     json!({
         "aud": ["heddle.dev"], "iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:shop:web",
-        "iat": unix(), "nbf": unix(), "exp": unix() + 3600,
+        "iat": now(), "nbf": now(), "exp": now() + 3600,
         "kubernetes.io": {
             "namespace": "shop", "serviceaccount": {"name": "web", "uid": "u"}, "pod": {"name": "web-0", "uid": "uid-web-0"},
         },
@@ -81,13 +81,13 @@ fn another_audience_is_refused() {
 #[test]
 fn an_expired_or_too_long_token_is_refused() {
     let mut bed = Bed::new();
-    bed.check_refused(&with("/exp", json!(unix() - 1)), 401, "the token has expired");
+    bed.check_refused(&with("/exp", json!(now() - 1)), 401, "the token has expired");
     let long = "the token lives longer than an hour: project it with expirationSeconds 3600";
-    bed.check_refused(&with("/exp", json!(unix() + 3700)), 401, long);
-    let mut later = with("/exp", json!(unix() + 90_000));
-    later["iat"] = json!(unix() + 89_000);
+    bed.check_refused(&with("/exp", json!(now() + 3700)), 401, long);
+    let mut later = with("/exp", json!(now() + 90_000));
+    later["iat"] = json!(now() + 89_000);
     bed.check_refused(&later, 401, long);
-    bed.check_refused(&with("/nbf", json!(unix() + 60)), 401, "the token is not valid yet");
+    bed.check_refused(&with("/nbf", json!(now() + 60)), 401, "the token is not valid yet");
 }
 
 #[test]
@@ -130,14 +130,14 @@ fn a_remembered_token_ends_with_its_pod() {
 fn a_remembered_token_still_expires() {
     let mut bed = Bed::new();
     let token = token(&bed.key, &claims());
-    let (now, clock) = (Instant::now(), SystemTime::now());
-    assert!(bed.reviewer.review(&token, &bed.index.read(), (now, clock)).is_ok());
+    let moment = (Instant::now(), SystemTime::now());
+    assert!(bed.reviewer.review(&token, &bed.index.read(), moment).is_ok());
     assert_eq!(bed.reviewer.remembered.len(), 1);
     let claims = bed.reviewer.remembered.get_mut(&token).unwrap();
-    claims.0.exp = unix() - 1;
+    claims.0.exp = now() - 1;
     // Not answered from memory: the token itself is checked again, and is good.
-    assert!(bed.reviewer.review(&token, &bed.index.read(), (now, clock)).is_ok());
-    assert!(bed.reviewer.remembered[&token].0.exp > unix());
+    assert!(bed.reviewer.review(&token, &bed.index.read(), moment).is_ok());
+    assert!(bed.reviewer.remembered[&token].0.exp > now());
 }
 
 #[test]

@@ -3,11 +3,12 @@
 //! Every limit that hyper leaves open or generous is set here. An accept error never ends the loop, and a
 //! fault in one connection ends that connection alone, since each is a task of its own.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -17,7 +18,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -38,8 +38,14 @@ const PONG: Duration = Duration::from_secs(10);
 const SEND_BUFFER: usize = 256 * 1024;
 /// Half of the files that a process may commonly open.
 const CONNECTIONS: usize = 8_192;
+/// A pod's proxy opens one; several pods may share an address behind a node's.
+const CONNECTIONS_EACH: usize = 256;
 /// Out of files or memory: waiting lets connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a request came from; with each request, among its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// What answers the requests of a port.
 pub trait Answer: Send + Sync + 'static {
@@ -64,22 +70,57 @@ fn no_ipv6(error: &io::Error) -> bool {
 
 /// Serves `answer` on `listener` for ever, over TLS if there is an acceptor.
 pub async fn serve<A: Answer>(listener: TcpListener, tls: Option<TlsAcceptor>, answer: Arc<A>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Arc::new(Connections::default());
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // One that is too many is closed at once.
+                if let Some(place) = connections.place(peer.ip()) {
+                    let (tls, answer) = (tls.clone(), Arc::clone(&answer));
+                    tokio::spawn(async move {
+                        connection(stream, peer, tls, answer).await;
+                        drop(place);
+                    });
+                }
+            }
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        let (tls, answer) = (tls.clone(), Arc::clone(&answer));
-        tokio::spawn(async move {
-            connection(stream, peer, tls, answer).await;
-            drop(permit);
-        });
+        }
+    }
+}
+
+/// The open connections, by the address that they come from.
+#[derive(Default)]
+struct Connections(Mutex<HashMap<IpAddr, usize>>);
+
+struct Place {
+    connections: Arc<Connections>,
+    peer: IpAddr,
+}
+
+impl Connections {
+    fn place(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = counts.get(&peer).copied().unwrap_or_default();
+        if own >= CONNECTIONS_EACH || counts.values().sum::<usize>() >= CONNECTIONS {
+            return None;
+        }
+        counts.insert(peer, own + 1);
+        Some(Place { connections: Arc::clone(self), peer })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
     }
 }
 
@@ -104,8 +145,9 @@ async fn http<A: Answer>(
     peer: SocketAddr,
     answer: Arc<A>,
 ) {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let answer = Arc::clone(&answer);
+        request.extensions_mut().insert(Peer(peer.ip()));
         async move { Ok::<_, Infallible>(answer.answer(request).await) }
     });
     if let Err(error) = builder().serve_connection(TokioIo::new(stream), service).await {

@@ -8,6 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::answer::{Body, Refusal, json_of};
 use crate::control::text;
@@ -19,11 +20,15 @@ use crate::serve::Answer;
 /// The API server's own limit for a request body.
 const LONGEST_REVIEW: usize = 3 * 1024 * 1024;
 
+/// Reviews read at the same time: so their bodies take 192 MiB at most. The API server is the only caller.
+const REVIEWS: usize = 64;
+
 /// What port 15017 works with.
 pub struct Webhook {
     index: Arc<Index>,
     metrics: Arc<Metrics>,
     config: Config,
+    reading: Semaphore,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +48,7 @@ struct Admission {
 impl Webhook {
     /// The service.
     pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { index, metrics, config }
+        Self { index, metrics, config, reading: Semaphore::new(REVIEWS) }
     }
 
     async fn inject(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -53,6 +58,7 @@ impl Webhook {
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "/inject takes POST only"));
         }
+        let _place = self.reading.acquire().await.map_err(|_| Refusal::bad("ending"))?;
         let body = text(request.into_body(), LONGEST_REVIEW).await?;
         let review: Review = serde_json::from_str(&body)
             .map_err(|error| Refusal::bad(format!("the body is not an AdmissionReview: {error}")))?;

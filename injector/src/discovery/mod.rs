@@ -1,5 +1,6 @@
 //! Discovery: a read-only part of the Kubernetes API, answered from the index.
 
+mod open;
 mod query;
 mod watch;
 
@@ -13,18 +14,19 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 
+pub use open::Open;
 pub use query::{Mode, Query, Selector};
 
 use crate::answer::{Body, Refusal, whole, with};
 use crate::index::{Entry, Index, State};
-use crate::metrics::Metrics;
 
 const JSON: &str = "application/json";
 
-/// Answers a read of `path` with the query string `query`.
+/// Answers the read of `path` with the query string `query` for `caller` (its pod's UID).
 pub fn answer(
     index: &Arc<Index>,
-    metrics: &Metrics,
+    open: &Arc<Open>,
+    caller: &str,
     path: &str,
     query: &str,
 ) -> Result<Response<Body>, Refusal> {
@@ -34,11 +36,16 @@ pub fn answer(
         Mode::List => Ok(whole(StatusCode::OK, JSON, list(&index.read(), &query))),
         Mode::Watch(options) => {
             let options = options.clone();
-            let events = watch::watch(Arc::clone(index), query, &options, metrics.watching());
+            let watching = open.open(caller).ok_or_else(too_many_watches)?;
+            let events = watch::watch(Arc::clone(index), query, &options, watching);
             let frames = events.map(|events| Ok::<_, Infallible>(Frame::data(events)));
             Ok(with(StatusCode::OK, JSON, StreamBody::new(frames).boxed_unsync()))
         }
     }
+}
+
+fn too_many_watches() -> Refusal {
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many watches are open")
 }
 
 fn get(state: &State, query: &Query) -> Result<Response<Body>, Refusal> {

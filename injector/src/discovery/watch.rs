@@ -18,11 +18,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::open::Watching;
 use super::query::{Query, Selector, Start, WatchOptions};
 use super::select;
 use crate::answer::Refusal;
-use crate::index::{Entry, Event, Expired, Index, Link, State};
-use crate::metrics::Watching;
+use crate::index::{Entry, Expired, Index, Link, State};
 use crate::object::Kind;
 
 /// How often a watcher without news is told the version, so that it need not list anew later.
@@ -127,7 +127,7 @@ impl Follower {
     fn resume(&mut self, state: &State, version: u64) -> Result<Bytes, Expired> {
         self.place = version;
         if let Selector::PodsOf(_) = &self.query.selector {
-            if state.since(version)?.any(|event| self.decides(event)) {
+            if self.concerned(state)? {
                 return Err(Expired);
             }
             self.present(state);
@@ -161,7 +161,7 @@ impl Follower {
 
     /// A Service's pods now, against those that were sent.
     fn compare(&mut self, state: &State) -> Result<Bytes, Expired> {
-        let concerned = state.since(self.place)?.any(|event| self.decides(event));
+        let concerned = self.concerned(state)?;
         self.place = state.version();
         if !concerned {
             return Ok(Bytes::new());
@@ -183,12 +183,24 @@ impl Follower {
         Ok(events.freeze())
     }
 
-    /// Whether a change can add or remove a pod of the Service, or is of one of its pods.
-    fn decides(&self, event: &Event) -> bool {
-        let Selector::PodsOf(service) = &self.query.selector else { return false };
+    /// Whether something changed since that can add or remove a pod of the Service, or is of one of its pods.
+    fn concerned(&self, state: &State) -> Result<bool, Expired> {
+        let Selector::PodsOf(service) = &self.query.selector else { return Ok(false) };
+        let entries = || {
+            state.since(self.place).map(|news| news.flat_map(|event| event.before.iter().chain(&event.after)))
+        };
+        if !entries()?.any(|entry| matches!(entry.key.kind, Kind::Pod | Kind::EndpointSlice)) {
+            return Ok(false); // most news; the rest costs a look at every endpoint
+        }
         let slice = Link::SliceOf(service.clone());
-        let mut sides = event.before.iter().chain(&event.after);
-        sides.any(|entry| entry.key.kind == Kind::Pod || entry.links().contains(&slice))
+        let addresses = state.addresses_of(service);
+        let decides = |entry: &Arc<Entry>| match &entry.pod {
+            Some(pod) => {
+                pod.ips.iter().any(|ip| addresses.contains(ip)) || self.members.contains_key(&pod.name)
+            }
+            None => entry.key.kind == Kind::EndpointSlice && entry.links().contains(&slice),
+        };
+        Ok(entries()?.any(decides))
     }
 
     /// The version up to which everything was sent.

@@ -1,5 +1,7 @@
 use super::*;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::index::VERSIONS_PER_EPOCH;
@@ -163,4 +165,52 @@ fn many_changes_come_in_pieces_and_all_of_them() {
     }
     assert!(pieces > 1);
     assert_eq!(seen, names.iter().map(|name| format!("ADDED {name}")).collect::<Vec<_>>());
+}
+
+/// A change of the world: what is put (or, with `false`, removed).
+fn change() -> impl Strategy<Value = (String, bool)> {
+    let ip = (3u8..7).prop_map(|last| format!("10.1.0.{last}"));
+    let name = (0u8..3).prop_map(|number| format!("web-{number}"));
+    let yaml = prop_oneof![
+        (name, ip.clone()).prop_map(|(name, ip)| pod(&name, &ip)),
+        ip.clone().prop_map(|ip| slice("web", &ip)),
+        ip.clone().prop_map(|ip| slice("api", &ip)),
+        ip.prop_map(|ip| service("web", &ip)),
+    ];
+    (yaml, proptest::bool::weighted(0.7))
+}
+
+/// What a client holds that was told `events`.
+fn replay(held: &mut BTreeMap<String, Value>, events: &[u8]) {
+    for event in serde_json::Deserializer::from_slice(events).into_iter::<Value>() {
+        let event = event.unwrap();
+        let name = event["object"]["metadata"]["name"].as_str().unwrap().to_owned();
+        let before = match event["type"].as_str().unwrap() {
+            "DELETED" => held.remove(&name),
+            _ => held.insert(name, event["object"].clone()),
+        };
+        assert_eq!(before.is_some(), event["type"] != "ADDED");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whoever_follows_the_events_holds_what_a_list_answers(
+        changes in vec((change(), any::<bool>()), 1..30),
+        target in prop::sample::select(vec![SERVICES, PODS_OF_WEB, "/api/v1/pods?fieldSelector=status.podIPs=10.1.0.4&watch=1"]),
+    ) {
+        let mut bed = Bed::new(1000, "", target);
+        let mut held = BTreeMap::new();
+        replay(&mut held, &bed.follower.present(&bed.index.read()));
+        for ((yaml, put), read) in changes {
+            if put { apply(&bed.index, &yaml) } else { remove(&bed.index, &yaml) }
+            if read {
+                replay(&mut held, &bed.follower.advance(&bed.index.read()).unwrap());
+            }
+        }
+        replay(&mut held, &bed.follower.advance(&bed.index.read()).unwrap());
+        let listed = select(&bed.index.read(), &bed.follower.query);
+        let listed: Vec<Value> = listed.iter().map(|entry| serde_json::from_slice(&entry.body).unwrap()).collect();
+        prop_assert_eq!(held.into_values().collect::<Vec<_>>(), listed);
+    }
 }

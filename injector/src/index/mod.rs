@@ -125,12 +125,17 @@ impl State {
         keys.filter_map(|key| self.get(key.kind, &key.name))
     }
 
+    /// The addresses in a Service's EndpointSlices.
+    pub fn addresses_of(&self, service: &ServiceName) -> BTreeSet<IpAddr> {
+        let slices = self.linked(&Link::SliceOf(service.clone()));
+        slices.flat_map(|entry| addresses(&entry.object.typed)).collect()
+    }
+
     /// The pods at the addresses of a Service's EndpointSlices, whatever their namespace.
     pub fn pods_of(&self, service: &ServiceName) -> BTreeMap<ObjectName, Arc<Entry>> {
-        let slices = self.linked(&Link::SliceOf(service.clone()));
-        let addresses = slices.flat_map(|entry| addresses(&entry.object.typed));
-        let pods = addresses.flat_map(|ip| self.linked(&Link::PodAddress(ip)).cloned().collect::<Vec<_>>());
-        pods.map(|entry| (entry.key.name.clone(), entry)).collect()
+        let links = self.addresses_of(service).into_iter().map(Link::PodAddress);
+        let pods = links.flat_map(|link| self.linked(&link));
+        pods.map(|entry| (entry.key.name.clone(), Arc::clone(entry))).collect()
     }
 
     /// A Namespace; one that no manifest describes has no labels.

@@ -94,6 +94,11 @@ impl Directory {
         Ok(self.merge())
     }
 
+    /// Counts the looks that found a file changed, new or gone.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What the directory holds now.
     pub fn report(&self) -> Report {
         let files = self.files.iter().map(|(path, file)| FileReport {

@@ -7,6 +7,7 @@ mod directory;
 mod manifest;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -64,17 +65,23 @@ type Events = Receiver<notify::Result<notify::Event>>;
 
 fn run(directory: &mut Directory, events: &Events, sink: &mut impl Sink) {
     while let Some(touched) = next(events) {
-        let before = directory.report().generation;
-        match directory.scan(&touched, Timestamp::now()) {
-            Ok(changes) => {
-                let report = directory.report();
-                if report.generation != before || !changes.is_empty() {
-                    sink.take(changes, report);
-                }
-            }
-            Err(error) => {
-                tracing::warn!("cannot read the manifests' directory: {error}; the last good objects stay");
-            }
+        // A manifest that trips over a fault of ours must not end the following of all others.
+        let looked = catch_unwind(AssertUnwindSafe(|| look(directory, &touched, sink)));
+        if looked.is_err() {
+            tracing::error!("a fault while reading the manifests, see above; the next change is read again");
+        }
+    }
+}
+
+fn look(directory: &mut Directory, touched: &BTreeSet<PathBuf>, sink: &mut impl Sink) {
+    let before = directory.generation();
+    match directory.scan(touched, Timestamp::now()) {
+        Ok(changes) if directory.generation() != before || !changes.is_empty() => {
+            sink.take(changes, directory.report());
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!("cannot read the manifests' directory: {error}; the last good objects stay");
         }
     }
 }
