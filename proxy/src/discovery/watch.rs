@@ -6,9 +6,6 @@
 use std::{fmt::Debug, net::IpAddr, pin::pin, time::Duration};
 
 use futures_util::StreamExt as _;
-use gateway_api::apis::experimental::{
-    grpcroutes::GrpcRoute, httproutes::HttpRoute, tcproutes::TcpRoute, tlsroutes::TlsRoute,
-};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -19,7 +16,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    core::DeserializeGuard,
+    core::{ApiResource, DeserializeGuard, DynamicObject},
     runtime::watcher::{self, Event, watcher},
 };
 use mesh::{
@@ -144,12 +141,11 @@ pub fn start(key: &WatchKey, client: Client, changes: mpsc::Sender<(WatchKey, Ch
                 changes,
             )
         }
-        WatchKey::Routes(kind, namespace) => match kind {
-            RouteKind::Grpc => spawn_routes::<GrpcRoute>(key, client, namespace, changes),
-            RouteKind::Http => spawn_routes::<HttpRoute>(key, client, namespace, changes),
-            RouteKind::Tls => spawn_routes::<TlsRoute>(key, client, namespace, changes),
-            RouteKind::Tcp | RouteKind::Udp => spawn_routes::<TcpRoute>(key, client, namespace, changes),
-        },
+        WatchKey::Routes(kind, namespace) => {
+            let routes =
+                Api::<DeserializeGuard<DynamicObject>>::namespaced_with(client, namespace, &resource(*kind));
+            spawn(key, routes, watcher::Config::default(), changes)
+        }
     };
     Watch(task.abort_handle())
 }
@@ -163,16 +159,16 @@ where
     Api::namespaced(client, &name.namespace)
 }
 
-fn spawn_routes<K>(
-    key: &WatchKey,
-    client: Client,
-    namespace: &str,
-    changes: mpsc::Sender<(WatchKey, Change)>,
-) -> JoinHandle<()>
-where
-    K: Watched + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-{
-    spawn(key, Guarded::<K>::namespaced(client, namespace), watcher::Config::default(), changes)
+/// A kind of route, of the version that every Gateway API since 1.6 serves. Routes are read as they are written, not
+/// through closed types: one with a field of a later version is refused by name, instead of vanishing.
+fn resource(kind: RouteKind) -> ApiResource {
+    ApiResource {
+        group: "gateway.networking.k8s.io".into(),
+        version: "v1".into(),
+        api_version: "gateway.networking.k8s.io/v1".into(),
+        kind: kind.as_str().into(),
+        plural: kind.plural().into(),
+    }
 }
 
 fn spawn<K: Watched>(
@@ -196,7 +192,7 @@ async fn follow<K: Watched>(
         match event {
             Ok(event) => {
                 retry = RETRY_MIN;
-                if changes.send((key.clone(), change(event))).await.is_err() {
+                if changes.send((key.clone(), change(&key, event))).await.is_err() {
                     return;
                 }
             }
@@ -209,95 +205,73 @@ async fn follow<K: Watched>(
     }
 }
 
-fn change<K: Watched>(event: Event<DeserializeGuard<K>>) -> Change {
+fn change<K: Watched>(key: &WatchKey, event: Event<DeserializeGuard<K>>) -> Change {
     match event {
         Event::Init => Change::Restarted,
-        Event::InitApply(object) => Change::Initial(seen(object)),
+        Event::InitApply(object) => Change::Initial(seen(key, object)),
         Event::InitDone => Change::Synced,
-        Event::Apply(object) => Change::Applied(seen(object)),
+        Event::Apply(object) => Change::Applied(seen(key, object)),
         Event::Delete(object) => Change::Deleted(object_name(&object)),
     }
 }
 
-fn seen<K: Watched>(guard: DeserializeGuard<K>) -> Seen {
-    let name = object_name(&guard);
+fn seen<K: Watched>(key: &WatchKey, guard: DeserializeGuard<K>) -> Seen {
+    let (kind, name) = (key.kind(), object_name(&guard));
     let resource_version = guard.resource_version().unwrap_or_default();
-    let object = match guard.0 {
-        Ok(object) => object.read(),
-        Err(error) => {
-            warn!(kind = K::KIND, %name, %error, "an object cannot be read and is taken for absent");
-            None
-        }
-    };
-    Seen { kind: K::KIND, name, resource_version, object }
+    let object = guard.0.map_err(|error| error.to_string()).and_then(|object| object.read(key));
+    if let Err(error) = &object {
+        warn!(kind, %name, error, "an object cannot be read and is taken for absent");
+    }
+    Seen { kind, name, resource_version, object: object.ok() }
 }
 
 fn object_name<K: Watched>(object: &DeserializeGuard<K>) -> ObjectName {
     ObjectName::new(&object.namespace().unwrap_or_default(), &object.name_any())
 }
 
-/// A typed object that the proxy watches.
-pub trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static {
-    /// Its kind, as people write it.
-    const KIND: &'static str;
+impl WatchKey {
+    /// The kind of its objects, as people write it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "Service",
+            Self::Slices(_) => "EndpointSlice",
+            Self::PodsOf(_) | Self::PodAt(_) => "Pod",
+            Self::Routes(kind, _) => kind.as_str(),
+        }
+    }
+}
 
-    /// What the mesh makes of it; `None` when it holds too little.
-    fn read(self) -> Option<Object>;
+/// An object of Kubernetes that the proxy watches.
+pub trait Watched: Resource + DeserializeOwned + Clone + Debug + Send + 'static {
+    /// What the mesh makes of it, or what is wrong with it.
+    fn read(self, key: &WatchKey) -> Result<Object, String>;
 }
 
 impl Watched for Service {
-    const KIND: &'static str = "Service";
-
-    fn read(self) -> Option<Object> {
-        Some(Object::Service(Box::new(self)))
+    fn read(self, _: &WatchKey) -> Result<Object, String> {
+        Ok(Object::Service(Box::new(self)))
     }
 }
 
 impl Watched for EndpointSlice {
-    const KIND: &'static str = "EndpointSlice";
-
-    fn read(self) -> Option<Object> {
-        Some(Object::Slice(Box::new(self)))
+    fn read(self, _: &WatchKey) -> Result<Object, String> {
+        Ok(Object::Slice(Box::new(self)))
     }
 }
 
 impl Watched for Pod {
-    const KIND: &'static str = "Pod";
-
-    fn read(self) -> Option<Object> {
-        PodFacts::from_reduced(&self).map(|facts| Object::Pod(Box::new(facts)))
+    fn read(self, _: &WatchKey) -> Result<Object, String> {
+        let facts = PodFacts::from_reduced(&self).ok_or("it says too little of the pod")?;
+        Ok(Object::Pod(Box::new(facts)))
     }
 }
 
-impl Watched for HttpRoute {
-    const KIND: &'static str = "HTTPRoute";
-
-    fn read(self) -> Option<Object> {
-        Some(Object::Route(Box::new(Route::from_http(&self))))
-    }
-}
-
-impl Watched for GrpcRoute {
-    const KIND: &'static str = "GRPCRoute";
-
-    fn read(self) -> Option<Object> {
-        Some(Object::Route(Box::new(Route::from_grpc(&self))))
-    }
-}
-
-impl Watched for TcpRoute {
-    const KIND: &'static str = "TCPRoute";
-
-    fn read(self) -> Option<Object> {
-        Some(Object::Route(Box::new(Route::from_tcp(&self))))
-    }
-}
-
-impl Watched for TlsRoute {
-    const KIND: &'static str = "TLSRoute";
-
-    fn read(self) -> Option<Object> {
-        Some(Object::Route(Box::new(Route::from_tls(&self))))
+impl Watched for DynamicObject {
+    fn read(self, key: &WatchKey) -> Result<Object, String> {
+        let WatchKey::Routes(kind, _) = key else { return Err("it is no route".into()) };
+        let json = serde_json::to_value(&self).map_err(|error| error.to_string())?;
+        let route = Route::from_json(*kind, &json).map_err(|error| error.to_string())?;
+        Ok(Object::Route(Box::new(route)))
     }
 }
 
