@@ -29,7 +29,11 @@ const LARGEST_FILE: u64 = 32 << 20;
 pub struct Directory {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// The objects in use: of each, the one in the first file by name.
     objects: BTreeMap<Key, Arc<Object>>,
+    /// The files that hold each object: more than one is somebody's mistake.
+    holders: BTreeMap<Key, BTreeSet<PathBuf>>,
+    contested: BTreeSet<Key>,
     generation: u64,
 }
 
@@ -38,7 +42,6 @@ struct File {
     stamp: Stamp,
     objects: BTreeMap<Key, Arc<Object>>,
     error: Option<String>,
-    shadowed: Option<String>,
 }
 
 /// What differs between two versions of a file: a writer that renames always brings a new inode.
@@ -74,24 +77,30 @@ pub struct FileReport {
 impl Directory {
     /// The directory at `path`, not yet read.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, files: BTreeMap::new(), objects: BTreeMap::new(), generation: 0 }
+        let (files, objects) = (BTreeMap::new(), BTreeMap::new());
+        Self { path, files, objects, holders: BTreeMap::new(), contested: BTreeSet::new(), generation: 0 }
     }
 
     /// Reads what changed, and in any case the files in `touched`. An error leaves everything as it was.
     pub fn scan(&mut self, touched: &BTreeSet<PathBuf>, now: Timestamp) -> io::Result<Vec<Change>> {
         let present = manifests(&self.path)?;
-        let before = self.files.len();
-        self.files.retain(|path, _| present.contains_key(path));
-        let mut changed = self.files.len() != before;
-        for (path, stamp) in present {
-            let known = self.files.get(&path).is_some_and(|file| file.stamp == stamp);
-            if !known || touched.contains(&path) {
-                self.refresh(path, stamp, now);
-                changed = true;
-            }
+        let gone: Vec<PathBuf> =
+            self.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
+        let changed: Vec<_> =
+            present.into_iter().filter(|(path, stamp)| self.is_news(path, *stamp, touched)).collect();
+        self.generation += u64::from(!gone.is_empty() || !changed.is_empty());
+        let mut concerned = BTreeSet::new();
+        for path in &gone {
+            self.release(path, &mut concerned);
         }
-        self.generation += u64::from(changed);
-        Ok(self.merge())
+        for (path, stamp) in changed {
+            self.refresh(path, stamp, now, &mut concerned);
+        }
+        Ok(concerned.into_iter().filter_map(|key| self.settle(key)).collect())
+    }
+
+    fn is_news(&self, path: &Path, stamp: Stamp, touched: &BTreeSet<PathBuf>) -> bool {
+        touched.contains(path) || self.files.get(path).is_none_or(|file| file.stamp != stamp)
     }
 
     /// Counts the looks that found a file changed, new or gone.
@@ -105,17 +114,27 @@ impl Directory {
             path: path.clone(),
             inode: file.stamp.inode,
             objects: file.objects.len(),
-            error: file.error.clone().or_else(|| file.shadowed.clone()),
+            error: file.error.clone().or_else(|| self.shadowed(path)),
         });
         Report { files: files.collect(), generation: self.generation }
     }
 
-    fn refresh(&mut self, path: PathBuf, stamp: Stamp, now: Timestamp) {
-        let previous = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
+    /// What is wrong with a file that holds an object of another one, too.
+    fn shadowed(&self, path: &Path) -> Option<String> {
+        let mut contested = self.contested.iter().filter_map(|key| Some((key, self.holders.get(key)?)));
+        let (key, holders) =
+            contested.find(|(_, holders)| holders.iter().skip(1).any(|holder| holder == path))?;
+        let first = holders.first()?.display();
+        Some(format!("{key} is in {first}, too: that one is used, since its name comes first"))
+    }
+
+    /// Reads a file again. Where something is broken, the last good objects of the file stay.
+    fn refresh(&mut self, path: PathBuf, stamp: Stamp, now: Timestamp, concerned: &mut BTreeSet<Key>) {
         let (mut objects, errors) = match text(&path, stamp) {
             Ok((text, format)) => self.decode(manifest::read(&text, format), now),
             Err(error) => (BTreeMap::new(), vec![error.to_string()]),
         };
+        let previous = self.release(&path, concerned);
         if !errors.is_empty() {
             for (key, object) in previous {
                 objects.entry(key).or_insert(object);
@@ -125,7 +144,40 @@ impl Directory {
         if let Some(error) = &error {
             tracing::warn!(file = %path.display(), "{error}; the last good objects stay");
         }
-        self.files.insert(path, File { stamp, objects, error, shadowed: None });
+        for key in objects.keys() {
+            self.holders.entry(key.clone()).or_default().insert(path.clone());
+            concerned.insert(key.clone());
+        }
+        self.files.insert(path, File { stamp, objects, error });
+    }
+
+    /// Takes a file out; returns what it held.
+    fn release(&mut self, path: &Path, concerned: &mut BTreeSet<Key>) -> BTreeMap<Key, Arc<Object>> {
+        let objects = self.files.remove(path).map(|file| file.objects).unwrap_or_default();
+        for key in objects.keys() {
+            if let Some(holders) = self.holders.get_mut(key) {
+                holders.remove(path);
+            }
+            concerned.insert(key.clone());
+        }
+        objects
+    }
+
+    /// Takes the object of the first file that holds it into use; tells if that is a change.
+    fn settle(&mut self, key: Key) -> Option<Change> {
+        let holders = self.holders.get(&key)?;
+        match holders.len() > 1 {
+            true => self.contested.insert(key.clone()),
+            false => self.contested.remove(&key),
+        };
+        let object = holders.first().and_then(|path| self.files.get(path)?.objects.get(&key)).cloned();
+        let Some(object) = object else {
+            self.holders.remove(&key);
+            return self.objects.remove(&key).map(|_| (key, None));
+        };
+        let before = self.objects.insert(key.clone(), Arc::clone(&object));
+        let same = before.is_some_and(|before| Arc::ptr_eq(&before, &object));
+        (!same).then_some((key, Some(object)))
     }
 
     fn decode(&self, documents: Vec<Document>, now: Timestamp) -> (BTreeMap<Key, Arc<Object>>, Vec<String>) {
@@ -159,33 +211,6 @@ impl Directory {
         let name = key.to_string();
         Object::decode(key, value).map(Arc::new).map_err(|error| format!("{name}: {error}"))
     }
-
-    /// All files' objects as one set; the first file by name wins an object that two of them hold.
-    fn merge(&mut self) -> Vec<Change> {
-        let mut merged: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
-        for file in self.files.values_mut() {
-            file.shadowed = None;
-            for (key, object) in &file.objects {
-                if merged.contains_key(key) {
-                    file.shadowed = Some(format!(
-                        "{key} is in another file, too, whose name comes first: that one is used"
-                    ));
-                } else {
-                    merged.insert(key.clone(), Arc::clone(object));
-                }
-            }
-        }
-        let changes = difference(&self.objects, &merged);
-        self.objects = merged;
-        changes
-    }
-}
-
-fn difference(before: &BTreeMap<Key, Arc<Object>>, after: &BTreeMap<Key, Arc<Object>>) -> Vec<Change> {
-    let same = |key: &Key, object| before.get(key).is_some_and(|old| Arc::ptr_eq(old, object));
-    let gone = before.keys().filter(|key| !after.contains_key(key)).map(|key| (key.clone(), None));
-    let new = after.iter().filter(|(key, object)| !same(key, object));
-    gone.chain(new.map(|(key, object)| (key.clone(), Some(Arc::clone(object))))).collect()
 }
 
 fn manifests(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {

@@ -94,7 +94,7 @@ fn the_first_file_by_name_wins() {
     bed.check(&["+Service shop/web"]);
     bed.write("a.yaml", &service("web", "80"));
     bed.check(&["+Service shop/web"]);
-    assert!(bed.error(1).unwrap().contains("another file"));
+    assert!(bed.error(1).unwrap().contains("a.yaml, too"));
     fs::remove_file(bed.folder.path().join("a.yaml")).unwrap();
     bed.check(&["+Service shop/web"]);
     assert_eq!(bed.error(0), None);
