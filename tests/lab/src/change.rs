@@ -318,7 +318,6 @@ async fn replace(world: &Rc<World>, run: &Rc<PodRun>, manifest: Value, say: &Say
 
 /// Waits until all pods are ready or have succeeded; says each, and at the deadline what is wrong with the others.
 async fn await_pods(world: &World, runs: &[Rc<PodRun>], deadline: Instant, say: &Say) -> Result<()> {
-    let begun = Instant::now();
     let mut waiting: FuturesUnordered<_> = runs
         .iter()
         .map(|run| async move {
@@ -331,7 +330,7 @@ async fn await_pods(world: &World, runs: &[Rc<PodRun>], deadline: Instant, say: 
         match run.state.borrow().settled() {
             Some(true) => {
                 let how = if phase == "Running" { "ready" } else { "succeeded" };
-                say.line(&format!("pod {}: {how} after {:.1} s", run.name, begun.elapsed().as_secs_f64()));
+                say.line(&format!("pod {}: {how} after {:.1} s", run.name, run.born.elapsed().as_secs_f64()));
             }
             _ => break,
         }

@@ -1,7 +1,6 @@
 //! Derives again what follows from the objects whenever one changes: EndpointSlices, the packet filter, hosts files
 //! and volumes.
 
-use std::net::IpAddr;
 use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,7 +23,7 @@ pub async fn keep(world: Rc<World>) {
     let (mut changes, settled) = world.changes();
     loop {
         let seen = *changes.borrow_and_update();
-        settle(&world);
+        settle(&world).await;
         settled.send_replace(seen);
         if changes.changed().await.is_err() {
             return;
@@ -41,17 +40,17 @@ pub async fn tick(world: Rc<World>) {
     }
 }
 
-fn settle(world: &World) {
+async fn settle(world: &World) {
     let services: Vec<Service> = world.store.borrow().typed_list("Service");
     let pods: Vec<Pod> = world.store.borrow().typed_list("Pod");
     write_slices(world, &services, &pods);
-    program_filter(world, &services);
     for run in runs(world) {
         if let Err(why) = world.write_hosts(&run) {
             eprintln!("{}: cannot write its hosts file: {why:#}", run.name);
         }
     }
     publish_volumes(world);
+    program_filter(world, &services).await;
 }
 
 /// Pods that have their directory.
@@ -78,21 +77,29 @@ fn write_slices(world: &World, services: &[Service], pods: &[Pod]) {
     }
 }
 
-fn program_filter(world: &World, services: &[Service]) {
+/// Off the world's thread: a restore takes tens of milliseconds, in which pods should go on starting.
+async fn program_filter(world: &World, services: &[Service]) {
     let slices: Vec<_> = world.store.borrow().typed_list("EndpointSlice");
-    let families = [
-        (Family::V4, IpAddr::from(NODE.v4), "iptables-restore"),
-        (Family::V6, NODE.v6.into(), "ip6tables-restore"),
+    let wanted = [
+        rules(Family::V4, services, &slices, NODE.v4.into()),
+        rules(Family::V6, services, &slices, NODE.v6.into()),
     ];
-    let mut filter = world.filter.borrow_mut();
-    for ((family, node, program), old) in families.into_iter().zip(filter.iter_mut()) {
-        let text = rules(family, services, &slices, node);
-        if text == *old {
-            continue;
-        }
-        match inside(&world.place.node_netns(), || run(&mut Command::new(program), &text)) {
-            Ok(()) => *old = text,
-            Err(why) => eprintln!("kube-proxy: {why:#}"),
+    let programs = ["iptables-restore", "ip6tables-restore"];
+    let restores = [0, 1].map(|family| {
+        let text = wanted[family].clone();
+        let netns = world.place.node_netns();
+        let needed = world.filter.borrow()[family] != text;
+        needed.then(|| {
+            let restore = move || inside(&netns, || run(&mut Command::new(programs[family]), &text));
+            tokio::task::spawn_blocking(restore)
+        })
+    });
+    for ((family, text), restore) in wanted.into_iter().enumerate().zip(restores) {
+        let Some(restore) = restore else { continue };
+        match restore.await {
+            Ok(Ok(())) => world.filter.borrow_mut()[family] = text,
+            Ok(Err(why)) => eprintln!("kube-proxy: {why:#}"),
+            Err(why) => eprintln!("kube-proxy: {why}"),
         }
     }
 }

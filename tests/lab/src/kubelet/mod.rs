@@ -51,6 +51,8 @@ pub struct PodRun {
     pub netns: String,
     /// Its addresses.
     pub addresses: Addresses,
+    /// When it was created.
+    pub born: Instant,
     /// As it runs: after injection.
     pub pod: RefCell<Pod>,
     /// How it is.
@@ -75,6 +77,7 @@ pub fn create(world: &Rc<World>, manifest: Value) -> Result<Rc<PodRun>> {
         netns: world.place.pod_netns(&name.namespace, &name.name),
         addresses: Addresses::of_pod(number),
         pod: RefCell::new(pod),
+        born: Instant::now(),
         state: RefCell::default(),
         version: watch::Sender::new(0),
         stop: watch::Sender::new(false),
@@ -91,16 +94,13 @@ pub fn create(world: &Rc<World>, manifest: Value) -> Result<Rc<PodRun>> {
 }
 
 async fn live(world: Rc<World>, run: Rc<PodRun>) {
-    let prepared = tokio::select! {
-        done = prepare(&world, &run) => done,
-        () = run.asked_to_stop() => Ok(()),
-    };
-    match prepared {
+    match prepare(&world, &run).await {
         Err(why) => run.change(&world, |state| (state.refused, state.message) = (true, format!("{why:#}"))),
         Ok(()) => {
             tokio::select! {
-                () = work(&world, &run) => {}
+                biased;
                 () = run.asked_to_stop() => {}
+                () = work(&world, &run) => {}
             }
             end_containers(&world, &run).await;
         }
@@ -109,13 +109,17 @@ async fn live(world: Rc<World>, run: Rc<PodRun>) {
     remove(&world, &run);
 }
 
-/// Admission, network, volumes: what comes before the first container.
+/// Admission, network, volumes: what comes before the first container. A pod that is to stop cuts the waiting short,
+/// but not the making of its network, which `remove` undoes.
 async fn prepare(world: &Rc<World>, run: &Rc<PodRun>) -> Result<()> {
-    let admitted = world.admit(run).await?;
+    let admitted = tokio::select! {
+        admitted = world.admit(run) => admitted?,
+        () = run.asked_to_stop() => return Ok(()),
+    };
     run.change(world, |state| state.containers = containers_of(&admitted));
     run.pod.replace(admitted);
     run.change(world, |state| state.message.clear());
-    net::make_pod(&world.place, &run.netns, &format!("pod{}", run.number), run.addresses)?;
+    make_network(world, run).await?;
     run.apply_sysctls()?;
     run.change(world, |state| state.networked = true);
     let directory = world.place.pod(&run.uid);
@@ -126,10 +130,20 @@ async fn prepare(world: &Rc<World>, run: &Rc<PodRun>) -> Result<()> {
     run.fresh_logs(world);
     while let Err(why) = run.publish_volumes(world) {
         run.change(world, |state| state.message = format!("waits for a volume: {why}"));
-        sleep(Duration::from_millis(50)).await;
+        tokio::select! {
+            () = sleep(Duration::from_millis(50)) => {}
+            () = run.asked_to_stop() => return Ok(()),
+        }
     }
     run.change(world, |state| state.message.clear());
     Ok(())
+}
+
+/// Off the world's thread, so that pods start side by side.
+async fn make_network(world: &World, run: &PodRun) -> Result<()> {
+    let (place, netns, addresses) = (world.place.clone(), run.netns.clone(), run.addresses);
+    let link = format!("pod{}", run.number);
+    tokio::task::spawn_blocking(move || net::make_pod(&place, &netns, &link, addresses)).await?
 }
 
 /// Init containers in order, then all others; returns when the pod's work is done.
