@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail};
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Of a command line, characters in messages.
+const MOST_SHOWN: usize = 500;
+
 /// What a program left.
 #[derive(Debug)]
 pub struct Output {
@@ -74,7 +77,7 @@ pub struct Running {
 impl Running {
     /// Starts it, in a process group of its own.
     pub fn start(mut command: Command) -> Result<Self> {
-        let what = format!("{command:?}").replace('"', "");
+        let what = shorten(&format!("{command:?}").replace('"', ""));
         let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
         command.stdout(out.try_clone()?).stderr(err.try_clone()?).stdin(Stdio::null()).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {what}"))?;
@@ -125,6 +128,11 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+fn shorten(text: &str) -> String {
+    let short: String = text.chars().take(MOST_SHOWN).collect();
+    if short.len() < text.len() { short + " ..." } else { short }
 }
 
 /// To the program's process group, which it leads.

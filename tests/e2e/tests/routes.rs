@@ -19,7 +19,7 @@ e2e::prove!(
         a_weight_of_zero_gets_nothing,
         a_header_match_goes_to_the_canary,
         the_most_specific_match_wins,
-        the_older_route_wins_between_equals,
+        the_older_route_wins_between_equals_then_the_first_name,
         a_prefix_matches_whole_path_elements,
         methods_queries_and_regular_expressions_match,
         what_no_rule_matches_is_a_404_that_says_why,
@@ -159,7 +159,7 @@ fn the_most_specific_match_wins(world: &World) -> Result<()> {
     of("/shop/cart", &["-H", "a: 1", "-X", "POST"], "exact")
 }
 
-fn the_older_route_wins_between_equals(world: &World) -> Result<()> {
+fn the_older_route_wins_between_equals_then_the_first_name(world: &World) -> Result<()> {
     let aged = |name: &str, year: u32, mark: &str| {
         let rules = marking(&[(mark, "path: {type: PathPrefix, value: /}")]);
         let route = http_route("shop", name, "aged", &rules);
@@ -169,10 +169,10 @@ fn the_older_route_wins_between_equals(world: &World) -> Result<()> {
     let service = service("shop", "aged", "app: web", &[(80, 8080)]);
     world.apply(&[service, aged("a-young", 2025, "young"), aged("b-old", 2024, "old")].concat())?;
     check(&mark(world, &["http://aged/"])?, "old", "the older route");
-    world.apply(&aged("a-young", 2023, "young"))?;
-    world.lab(&["wait", "httproute", "shop/a-young"])?.good()?;
-    // A route's age is its creation, which a change of the file may move only in a file.
-    check(&mark(world, &["http://aged/"])?, "young", "after its timestamp was changed");
+    // Of the same age: the one whose name comes first.
+    world.apply(&[aged("a-first", 2023, "first"), aged("b-second", 2023, "second")].concat())?;
+    world.lab(&["wait", "httproute", "shop/b-second"])?.good()?;
+    check(&mark(world, &["http://aged/"])?, "first", "of two of one age");
     Ok(())
 }
 

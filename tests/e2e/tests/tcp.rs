@@ -37,9 +37,13 @@ initdb -D /data/pg -U postgres -A trust -N >/data/initdb.log
 echo 'host all all all trust' >>/data/pg/pg_hba.conf
 exec postgres -D /data/pg -c listen_addresses='*' -c unix_socket_directories=/data -c fsync=off -c cluster_name=$POD_NAME"#;
 
+/// Init files hold one statement a line.
 const MARIADB: &str = r#"mariadb-install-db --no-defaults --datadir=/data/my --auth-root-authentication-method=normal --skip-test-db >/data/install.log
-echo "CREATE USER app@'%' IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO app@'%';" >/data/init.sql
-PATH=$PATH:/usr/sbin exec mariadbd --no-defaults --datadir=/data/my --socket=/data/my.sock --pid-file=/data/my.pid --bind-address=:: --init-file=/data/init.sql"#;
+cat >/data/init.sql <<END
+CREATE USER app@'%' IDENTIFIED BY 'secret';
+GRANT ALL ON *.* TO app@'%';
+END
+PATH=$PATH:/usr/sbin exec mariadbd --no-defaults --datadir=/data/my --socket=/data/my.sock --pid-file=/data/my.pid --init-file=/data/init.sql"#;
 
 const REDIS: &str = "exec redis-server --bind '* -::*' --protected-mode no --save '' --dir /data";
 
@@ -146,11 +150,8 @@ fn one_side_may_close_before_the_other(world: &World) -> Result<()> {
 }
 
 fn large_streams_pass_in_both_directions(world: &World) -> Result<()> {
-    let text = "0123456789abcdef".repeat(4000);
-    let (send, expect) = (format!("send {text}"), format!("expect {text}"));
-    let round = [send.as_str(), send.as_str(), expect.as_str(), expect.as_str()];
-    let steps = [&["line"][..], &round.repeat(10), &["shut", "eof"]].concat();
-    world.dialogues(CLIENT, "early-v1:9000", 3, &steps)?.all_well(3);
+    let steps = ["line", "round 8000000", "shut", "eof"];
+    world.dialogues(CLIENT, "early-v1:9000", 2, &steps)?.all_well(2);
     Ok(())
 }
 

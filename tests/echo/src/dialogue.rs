@@ -1,7 +1,8 @@
 //! The TCP client: plays a dialogue of steps, once or many times, and counts who answered.
 //!
 //! Steps: `send TEXT` (with `\r`, `\n`, `\t`), `expect TEXT` (reads until it has arrived), `line` (reads a
-//! line; it names the server), `wait MS` (is silent), `shut` (closes its own direction), `eof` (reads to the end).
+//! line; it names the server), `round BYTES` (sends so many and reads the same back, both at once), `wait MS`
+//! (is silent), `shut` (closes its own direction), `eof` (reads to the end).
 
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ enum Step {
     Send(Vec<u8>),
     Expect(Vec<u8>),
     Line,
+    Round(usize),
     Wait(Duration),
     Shut,
     Eof,
@@ -77,10 +79,13 @@ impl Step {
             "send" => Self::Send(unescape(argument)),
             "expect" => Self::Expect(unescape(argument)),
             "line" => Self::Line,
+            "round" => Self::Round(argument.parse().context("round BYTES")?),
             "wait" => Self::Wait(Duration::from_millis(argument.parse().context("wait MILLISECONDS")?)),
             "shut" => Self::Shut,
             "eof" => Self::Eof,
-            _ => bail!("no such step: {text:?}; there are: send TEXT, expect TEXT, line, wait MS, shut, eof"),
+            _ => bail!(
+                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, shut, eof"
+            ),
         })
     }
 }
@@ -113,12 +118,28 @@ async fn play(address: &str, steps: &[Step]) -> Result<Heard> {
                 let line = heard.until(&mut stream, b"\n").await?;
                 line.trim_end().clone_into(&mut heard.server);
             }
+            Step::Round(size) => round(&mut stream, *size).await?,
             Step::Wait(time) => tokio::time::sleep(*time).await,
             Step::Shut => stream.shutdown().await.context("cannot close")?,
             Step::Eof => while heard.more(&mut stream).await? {},
         }
     }
     Ok(heard)
+}
+
+/// The n-th byte of a `round`: no short period, so that a lost or doubled piece shows.
+fn pattern(n: usize) -> u8 {
+    (n % 251) as u8
+}
+
+async fn round(stream: &mut TcpStream, size: usize) -> Result<()> {
+    let bytes: Vec<u8> = (0..size).map(pattern).collect();
+    let mut back = vec![0; size];
+    let (mut from, mut to) = stream.split();
+    let (sent, read) = tokio::join!(to.write_all(&bytes), from.read_exact(&mut back));
+    sent.context("cannot send")?;
+    read.context("not all came back")?;
+    if back == bytes { Ok(()) } else { bail!("what came back is not what was sent") }
 }
 
 impl Heard {

@@ -11,7 +11,7 @@
 //! | anything else | what was received, as JSON |
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,9 +42,12 @@ type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 /// What the server is told.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Port to listen on, over IPv4 and IPv6
+    /// Port to listen on
     #[arg(long, default_value_t = 8080)]
     port: u16,
+    /// Address to listen on [default: all, of IPv4 and IPv6]
+    #[arg(long, default_value = "::", hide_default_value = true)]
+    address: IpAddr,
     /// Name to answer with [default: the pod's]
     #[arg(long)]
     name: Option<String>,
@@ -61,7 +64,7 @@ pub async fn serve(options: Options) -> Result<()> {
     let pod = crate::tcp::pod_name();
     let name = options.name.unwrap_or_else(|| pod.clone());
     let server = Arc::new(Server { name, pod });
-    let listener = crate::tcp::listen(options.port).await?;
+    let listener = crate::tcp::listen(options.address, options.port).await?;
     let graceful = GracefulShutdown::new();
     let mut term = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     loop {

@@ -2,6 +2,7 @@
 //!
 //! With a greeting it is a server that speaks first, as databases and mail servers are.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 /// What the server is told.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Port to listen on, over IPv4 and IPv6
+    /// Port to listen on
     #[arg(long, default_value_t = 9000)]
     port: u16,
+    /// Address to listen on [default: all, of IPv4 and IPv6]
+    #[arg(long, default_value = "::", hide_default_value = true)]
+    address: IpAddr,
     /// Line to send first, before the client has said anything
     #[arg(long)]
     greet: Option<String>,
@@ -25,7 +29,7 @@ pub struct Options {
 
 /// Serves until it is killed.
 pub async fn serve(options: Options) -> Result<()> {
-    let listener = listen(options.port).await?;
+    let listener = listen(options.address, options.port).await?;
     let options = Arc::new(options);
     loop {
         match listener.accept().await {
@@ -35,9 +39,10 @@ pub async fn serve(options: Options) -> Result<()> {
     }
 }
 
-/// Listens on every address of both families (Linux hands IPv4 to an IPv6 listener).
-pub async fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::bind(("::", port)).await.with_context(|| format!("cannot listen on port {port}"))
+/// Listens on an address; Linux hands IPv4 to a listener on `::`.
+pub async fn listen(address: IpAddr, port: u16) -> Result<TcpListener> {
+    let listener = TcpListener::bind((address, port)).await;
+    listener.with_context(|| format!("cannot listen on port {port}"))
 }
 
 /// The pod's name as Kubernetes gives it, or the machine's.
