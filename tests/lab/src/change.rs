@@ -25,6 +25,8 @@ use crate::world::World;
 
 /// Between two looks at the control plane.
 const GLANCE: Duration = Duration::from_millis(5);
+/// After so long without news the user is told what is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How much of a log explains a failure.
 const TAIL_LINES: usize = 12;
 
@@ -325,14 +327,14 @@ async fn await_pods(world: &World, runs: &[Rc<PodRun>], deadline: Instant, say: 
             run
         })
         .collect();
-    while let Ok(Some(run)) = timeout_at(deadline, waiting.next()).await {
-        let phase = run.state.borrow().phase();
-        match run.state.borrow().settled() {
-            Some(true) => {
-                let how = if phase == "Running" { "ready" } else { "succeeded" };
+    while Instant::now() < deadline {
+        match timeout_at(deadline.min(Instant::now() + PATIENCE), waiting.next()).await {
+            Err(_) => tell_who_is_late(runs, say),
+            Ok(Some(run)) if run.state.borrow().settled() == Some(true) => {
+                let how = if run.state.borrow().phase() == "Running" { "ready" } else { "succeeded" };
                 say.line(&format!("pod {}: {how} after {:.1} s", run.name, run.born.elapsed().as_secs_f64()));
             }
-            _ => break,
+            Ok(_) => break,
         }
     }
     drop(waiting);
@@ -342,6 +344,12 @@ async fn await_pods(world: &World, runs: &[Rc<PodRun>], deadline: Instant, say: 
     }
     let texts: Vec<_> = bad.iter().map(|run| explain(world, run)).collect();
     bail!("{} of {} pods are not ready:\n{}", bad.len(), runs.len(), texts.join("\n"))
+}
+
+fn tell_who_is_late(runs: &[Rc<PodRun>], say: &Say) {
+    for run in runs.iter().filter(|run| run.state.borrow().settled().is_none()) {
+        say.line(&format!("pod {}: still waiting: {}", run.name, run.state.borrow().why()));
+    }
 }
 
 fn explain(world: &World, run: &PodRun) -> String {
