@@ -146,6 +146,7 @@ pub const KINDS: &[Kind] = &[
 impl Kind {
     /// By kind, plural, singular or short name, in any case.
     pub fn find(word: &str) -> Result<&'static Self, String> {
+        let typed = word;
         let word = word.to_lowercase();
         KINDS
             .iter()
@@ -154,7 +155,7 @@ impl Kind {
             })
             .ok_or_else(|| {
                 let known: Vec<_> = KINDS.iter().map(|k| k.kind).collect();
-                format!("kind {word} is not supported by the lab; it knows {}", known.join(", "))
+                format!("kind {typed} is not supported by the lab; it knows {}", known.join(", "))
             })
     }
 

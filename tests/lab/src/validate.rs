@@ -68,7 +68,26 @@ fn check(key: &Key, object: &Value) -> Result<(), String> {
         "EndpointSlice" => typed::<EndpointSlice>(object).map(drop),
         "ConfigMap" => typed::<k8s_openapi::api::core::v1::ConfigMap>(object).map(drop),
         "Secret" => typed::<k8s_openapi::api::core::v1::Secret>(object).map(drop),
-        _ => Ok(()),
+        _ => match wrong_number(&object["spec"], "spec") {
+            Some(path) => Err(format!("{path}: must be a whole number")),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Routes have no types of their own here; the slip that people make most in them is found by path all the same.
+fn wrong_number(value: &Value, path: &str) -> Option<String> {
+    match value {
+        Value::Object(fields) => fields.iter().find_map(|(name, child)| {
+            let path = format!("{path}.{name}");
+            let counts = matches!(name.as_str(), "port" | "weight" | "statusCode");
+            let wrong = counts && !child.is_i64() && !child.is_null() && !child.is_object();
+            if wrong { Some(path) } else { wrong_number(child, &path) }
+        }),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(i, child)| wrong_number(child, &format!("{path}[{i}]")))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 
@@ -244,7 +263,7 @@ mod tests {
             "kind: Pod\nspec: {nodeSelector: {}, containers: [{name: a, command: [b]}]}",
             Err("x.yaml: Pod shop/web: spec.nodeSelector: not supported"),
         );
-        check("kind: Deployment", Err("kind deployment is not supported"));
+        check("kind: Deployment", Err("kind Deployment is not supported"));
         check("kind: Service\nspec: {type: NodePort, ports: [{port: 1}]}", Err("spec.type: NodePort"));
     }
 
@@ -268,6 +287,23 @@ mod tests {
     #[test]
     fn an_object_given_twice_is_refused() {
         check(&format!("kind: ConfigMap\n---\n{OBJECT}kind: ConfigMap"), Err("is given twice"));
+    }
+
+    #[test]
+    fn a_routes_port_is_a_number() {
+        let route = |port: &str| {
+            let source = Source {
+                file: "x".to_owned(),
+                text: format!(
+                    "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: a}}, \
+                     spec: {{rules: [{{backendRefs: [{{port: {port}}}]}}]}}}}"
+                ),
+            };
+            validate(parse(&[source]).expect("yaml")).map(drop)
+        };
+        let why = route("eighty").expect_err("refused");
+        assert!(why.contains("spec.rules[0].backendRefs[0].port: must be"), "{why}");
+        assert_eq!(route("80"), Ok(()));
     }
 
     #[test]
