@@ -45,7 +45,7 @@ bring_up() {
 
 chapter_http() {
   title "1. HTTP: nine requests to the old version, one to the new"
-  shown_file split.yaml 7
+  shown_file split.yaml 12
   shown exec shop/client -- load http://web/ --requests 1000
   load http://web/ --requests 1000 --connections 4 >"$scratch/split"
   indent <"$scratch/split"
@@ -190,7 +190,7 @@ title() { printf '\n%s%s%s %s[%d s]%s\n' "$bold" "$1" "$plain" "$dim" "$SECONDS"
 say() { printf '  %s\n' "$1"; }
 shown() { printf '  %s$ lab %s%s\n' "$dim" "$*" "$plain"; }
 shown_file() { tail -n "$2" "$here/$1" | sed "s/^/    /"; }
-indent() { sed 's/^/    /'; }
+indent() { sed -u 's/^/    /'; }
 
 clean_up() {
   local status=$?

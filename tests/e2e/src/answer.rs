@@ -74,8 +74,16 @@ fn fields(head: &str) -> Vec<(String, String)> {
 }
 
 /// The counts of `echo load --json` or `echo tcp-client --json`.
-#[derive(Debug)]
 pub struct Load(Value);
+
+impl std::fmt::Debug for Load {
+    /// Without the changes, which may be thousands.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut counts = self.0.clone();
+        counts.as_object_mut().map(|counts| counts.remove("changes"));
+        write!(f, "{counts}")
+    }
+}
 
 impl Load {
     /// Of the program's output.
@@ -122,7 +130,7 @@ impl Load {
     /// Nothing failed, and so many were answered; returns itself for more.
     #[track_caller]
     pub fn all_well(self, answered: u64) -> Self {
-        assert_eq!((self.failed(), self.answered()), (0, answered), "failures and answers: {}", self.0);
+        assert_eq!((self.failed(), self.answered()), (0, answered), "failures and answers: {self:?}");
         self
     }
 
@@ -132,7 +140,7 @@ impl Load {
         let part = self.by(server) * 100;
         let (low, high) = (percent.saturating_sub(tolerance), percent + tolerance);
         let fair = part >= low * self.answered() && part <= high * self.answered();
-        assert!(fair, "{server} should have {percent} % (±{tolerance}): {}", self.0);
+        assert!(fair, "{server} should have {percent} % (±{tolerance}): {self:?}");
     }
 }
 

@@ -3,14 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 
 use crate::World;
 
 /// No rule takes longer, except when it says so by its commands' own limits.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A sentence about Heddle, and the function that proves it.
 pub struct Rule {
@@ -49,34 +50,44 @@ fn list(rules: &[Rule]) -> ExitCode {
 
 fn prove_in(up: fn() -> Result<World>, rules: &[&Rule]) -> ExitCode {
     say(&format!("\nrunning {} tests", rules.len()));
+    std::panic::set_hook(Box::new(|panic| *last_panic() = panic.to_string()));
     let began = Instant::now();
-    let world = match up() {
-        Ok(world) => world,
-        Err(error) => {
-            say(&format!(
-                "test the_world_comes_up ... FAILED\n{error:#}\n\ntest result: FAILED. 0 passed; 1 failed"
-            ));
-            return ExitCode::FAILURE;
+    let mut failures = Vec::new();
+    match up() {
+        Ok(world) => {
+            say(&format!("(the world is up after {:.1} s)", began.elapsed().as_secs_f64()));
+            failures
+                .extend(rules.iter().filter_map(|rule| Some((rule.name, prove_one(&world, rule).err()?))));
         }
-    };
-    say(&format!("(the world is up after {:.1} s)", began.elapsed().as_secs_f64()));
-    let failed = rules.iter().filter(|rule| !holds(&world, rule)).count();
-    drop(world);
-    let (verdict, passed) = (if failed == 0 { "ok" } else { "FAILED" }, rules.len() - failed);
-    let seconds = began.elapsed().as_secs_f64();
-    say(&format!("\ntest result: {verdict}. {passed} passed; {failed} failed; finished in {seconds:.1} s\n"));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Err(error) => failures.push(("the_world_comes_up", error)),
+    }
+    conclude(rules.len(), &failures, began.elapsed())
 }
 
-fn holds(world: &World, rule: &Rule) -> bool {
+fn prove_one(world: &World, rule: &Rule) -> Result<()> {
     let began = Instant::now();
     let outcome = within_limit(world, rule);
-    let seconds = began.elapsed().as_secs_f64();
-    match &outcome {
-        Ok(()) => say(&format!("test {} ... ok ({seconds:.1} s)", rule.name)),
-        Err(error) => say(&format!("test {} ... FAILED ({seconds:.1} s)\n{error:#}\n", rule.name)),
+    let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+    say(&format!("test {} [{:.1} s] ... {word}", rule.name, began.elapsed().as_secs_f64()));
+    outcome
+}
+
+fn conclude(rules: usize, failures: &[(&str, Error)], took: Duration) -> ExitCode {
+    if !failures.is_empty() {
+        say("\nfailures:\n");
     }
-    outcome.is_ok()
+    for (name, error) in failures {
+        say(&format!("---- {name} stdout ----\n{error:#}\n"));
+    }
+    if !failures.is_empty() {
+        say("\nfailures:");
+    }
+    failures.iter().for_each(|(name, _)| say(&format!("    {name}")));
+    let (passed, failed) = (rules.saturating_sub(failures.len()), failures.len());
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    let counts = format!("{verdict}. {passed} passed; {failed} failed; 0 ignored");
+    say(&format!("\ntest result: {counts}; finished in {:.1} s\n", took.as_secs_f64()));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn within_limit(world: &World, rule: &Rule) -> Result<()> {
@@ -88,7 +99,7 @@ fn within_limit(world: &World, rule: &Rule) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => Err(anyhow!("ended without a word")),
             Err(RecvTimeoutError::Timeout) => {
                 // The thread cannot be ended; the process can, and its world goes with it.
-                say(&format!("test {} ... FAILED: not done within {} s", rule.name, LIMIT.as_secs()));
+                say(&format!("test {} ... FAILED\n\nnot done within {} s", rule.name, LIMIT.as_secs()));
                 std::process::exit(1)
             }
         }
@@ -96,8 +107,14 @@ fn within_limit(world: &World, rule: &Rule) -> Result<()> {
 }
 
 fn catch(world: &World, rule: &Rule) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(|| (rule.check)(world)))
-        .unwrap_or_else(|_| Err(anyhow!("see the panic above")))
+    let outcome = catch_unwind(AssertUnwindSafe(|| (rule.check)(world)));
+    outcome.unwrap_or_else(|_| Err(anyhow!("{}", std::mem::take(&mut *last_panic()))))
+}
+
+/// What the last panic said, with its place: it is shown with the failures, not when it happens.
+fn last_panic() -> MutexGuard<'static, String> {
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    LAST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(clippy::print_stdout, reason = "a test program speaks on standard output")]

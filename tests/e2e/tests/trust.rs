@@ -148,11 +148,12 @@ fn a_pod_that_took_over_anothers_address_is_refused_by_identity(world: &World) -
     let stolen = format!("{victim}/32");
     in_netns(&netns, &["ip", "address", "add", &stolen, "dev", "lo"])?;
     on_the_node(world, &["ip", "route", "replace", &stolen, "dev", &device(world, &mallory)?])?;
-    let reply = world.curl(CLIENT, &["http://victim/"]);
+    let url = format!("http://{victim}:8080/");
+    let reply = world.curl(CLIENT, &[&url]);
     on_the_node(world, &["ip", "route", "replace", &stolen, "dev", &before])?;
     check_identity_refused(world, &reply?)?;
     until("the true victim answers again", Duration::from_secs(10), || {
-        let reply = world.curl(CLIENT, &["http://victim/"])?;
+        let reply = world.curl(CLIENT, &[&url])?;
         ensure!(reply.server() == "victim", "{reply:?}");
         Ok(())
     })
