@@ -74,11 +74,15 @@ impl Spec {
 pub fn become_container(spec: &Spec) -> Result<()> {
     nix::unistd::setsid().context("setsid")?;
     join(&spec.netns, CloneFlags::CLONE_NEWNET)?;
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS).context("unshare")?;
+    // Its own IPC, too: shared memory that a killed database leaves behind goes with it.
+    let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    unshare(own).context("unshare")?;
     nix::unistd::sethostname(&spec.hostname).context("sethostname")?;
     let none: Option<&str> = None;
     // A slave: what the machine unmounts disappears here, what we mount never shows there.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).context("make / a slave")?;
+    mount(Some("shm"), "/dev/shm", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=1777"))
+        .context("mount /dev/shm")?;
     if spec.read_only_root {
         remount_read_only(Path::new("/"))?;
     }
@@ -92,7 +96,7 @@ pub fn become_container(spec: &Spec) -> Result<()> {
 /// Like a debugger's, its capabilities are not limited: a root shell may look at the packet filter.
 pub fn enter(target: &Target, command: &[String]) -> Result<()> {
     let proc = PathBuf::from(format!("/proc/{}/ns", target.pid));
-    let files = ["net", "uts", "mnt"].map(|name| (name, File::open(proc.join(name))));
+    let files = ["net", "uts", "ipc", "mnt"].map(|name| (name, File::open(proc.join(name))));
     for (name, file) in files {
         let file = file.with_context(|| format!("process {} is gone", target.pid))?;
         setns(file, CloneFlags::empty()).with_context(|| format!("enter its {name} namespace"))?;
