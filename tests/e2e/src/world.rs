@@ -10,10 +10,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Load, Output, Reply, Running, run};
+use crate::{Load, Output, Reply, Running, run, until};
 
 /// For one command in a pod.
 const SOON: Duration = Duration::from_secs(30);
+/// For a route's status to follow its change.
+const STATUS: Duration = Duration::from_secs(5);
 /// For a world to come up.
 const UP: Duration = Duration::from_secs(90);
 
@@ -157,14 +159,19 @@ impl World {
         serde_norway::from_str(&yaml).with_context(|| format!("not YAML: {yaml}"))
     }
 
-    /// A condition of a route's status for its first parent: status, reason and message.
+    /// A condition of a route's status for its first parent: status, reason and message. Status follows a change
+    /// by itself, so it is waited for: the one of the object's present generation.
     pub fn condition(&self, kind: &str, name: &str, condition: &str) -> Result<(String, String, String)> {
-        let route = self.get(kind, name)?;
-        let conditions = route["status"]["parents"][0]["conditions"].as_array();
-        let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == condition));
-        let found = found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
-        let part = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
-        Ok((part("status"), part("reason"), part("message")))
+        until(&format!("{kind} {name} has its status"), STATUS, || {
+            let route = self.get(kind, name)?;
+            let conditions = route["status"]["parents"][0]["conditions"].as_array();
+            let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == condition));
+            let found = found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
+            let present = &route["metadata"]["generation"];
+            ensure!(&found["observedGeneration"] == present, "generation is {present}: {found}");
+            let part = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+            Ok((part("status"), part("reason"), part("message")))
+        })
     }
 
     /// A proxy's table, from its admin port.

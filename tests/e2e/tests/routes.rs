@@ -330,6 +330,7 @@ fn the_status_of_a_good_route_is_accepted_and_resolved(world: &World) -> Result<
         let (status, reason, message) = world.condition("httproute", "shop/good", condition)?;
         assert_eq!((status.as_str(), reason.as_str()), ("True", condition), "{message}");
     }
+    // Its status has arrived by now.
     let route = world.get("httproute", "shop/good")?;
     let entry = &route["status"]["parents"][0];
     assert_eq!(entry["controllerName"], "heddle.dev/mesh-controller", "{entry}");
