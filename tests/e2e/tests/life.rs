@@ -188,10 +188,10 @@ fn a_broken_manifest_is_refused_with_file_and_reason_and_nothing_is_lost(world: 
     check_refused(
         world,
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n",
-        &["deployment"],
+        &["Deployment"],
     )?;
     let text = http_route("shop", "web", "web", "- backendRefs: [{name: web, port: eighty}]");
-    check_refused(world, &text, &["shop/web", "eighty"])
+    check_refused(world, &text, &["shop/web", "port"])
 }
 
 fn a_field_that_the_lab_does_not_honour_is_named(world: &World) -> Result<()> {

@@ -127,13 +127,10 @@ async fn play(address: &str, steps: &[Step]) -> Result<Heard> {
     Ok(heard)
 }
 
-/// The n-th byte of a `round`: no short period, so that a lost or doubled piece shows.
-fn pattern(n: usize) -> u8 {
-    (n % 251) as u8
-}
-
+/// Sends so many bytes while it reads them back.
 async fn round(stream: &mut TcpStream, size: usize) -> Result<()> {
-    let bytes: Vec<u8> = (0..size).map(pattern).collect();
+    // No short period, so that a lost or doubled piece shows.
+    let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
     let mut back = vec![0; size];
     let (mut from, mut to) = stream.split();
     let (sent, read) = tokio::join!(to.write_all(&bytes), from.read_exact(&mut back));
