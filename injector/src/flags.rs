@@ -49,7 +49,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub bundle_out: Option<PathBuf>,
 
-    /// A range of Service or pod addresses, handed to the proxies; may be repeated
+    /// A range of Service or pod addresses, such as 10.96.0.0/12; required, repeat it for each range
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Vec<IpNet>,
 

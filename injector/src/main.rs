@@ -69,6 +69,7 @@ fn run(flags: &Flags) -> Result<()> {
 
 /// Everything that can fail fails here, before the first port answers.
 async fn start(flags: &Flags) -> Result<()> {
+    require_ranges(flags)?;
     let state = StateDirectory::open(&flags.state)?;
     let leaf_life = Duration::from_secs(flags.leaf_ttl);
     let authority = Arc::new(Authority::open(&state, &flags.trust_domain, leaf_life, SystemTime::now())?);
@@ -79,7 +80,8 @@ async fn start(flags: &Flags) -> Result<()> {
     let [control, webhook, metrics_page, health] = listeners(flags).await?;
 
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let index = Arc::new(Index::new(state.next_epoch(epoch)?, flags.ports.watch_log));
+    let index =
+        Arc::new(Index::new(state.next_epoch(epoch)?, flags.ports.watch_log, flags.cluster_cidr.clone()));
     let metrics = Arc::new(Metrics::new());
     let report = Arc::new(RwLock::new(Report::default()));
     let taker =
@@ -99,6 +101,17 @@ async fn start(flags: &Flags) -> Result<()> {
     tokio::spawn(renew(serving));
     tracing::info!(trust_domain = %flags.trust_domain, "ready");
     until_told().await
+}
+
+/// Without them everybody's `externalIPs` could claim a pod's address, and the proxies could not tell what is the
+/// cluster's own.
+fn require_ranges(flags: &Flags) -> Result<()> {
+    anyhow::ensure!(
+        !flags.cluster_cidr.is_empty(),
+        "give the ranges of the cluster's Service and pod addresses, each with --cluster-cidr: \
+         --cluster-cidr 10.96.0.0/12 --cluster-cidr 10.244.0.0/16"
+    );
+    Ok(())
 }
 
 fn reviewer(flags: &Flags) -> Result<Reviewer> {

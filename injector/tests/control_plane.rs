@@ -4,6 +4,7 @@
 
 mod bed;
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -150,9 +151,13 @@ async fn kubes_watcher_works_with_list_and_watch_by_address() {
     let mut events = Box::pin(watcher(services, config));
     assert_eq!(next(&mut events).await, "init");
     assert_eq!(next(&mut events).await, "done");
-    bed.put_and_wait("web.yaml", &service("10.96.0.9", "")).await;
-    bed.put_and_wait("web.yaml", &service("10.96.0.5", "")).await;
-    assert_eq!(next(&mut events).await, "applied 10.96.0.5");
+    // The watcher asks for a watch only when it is read from; what came between list and watch makes it list anew.
+    let (told, ()) = tokio::join!(next(&mut events), async {
+        bed.watched().await;
+        bed.put_and_wait("web.yaml", &service("10.96.0.9", "")).await;
+        bed.put_and_wait("web.yaml", &service("10.96.0.5", "")).await;
+    });
+    assert_eq!(told, "applied 10.96.0.5");
     bed.put_and_wait("web.yaml", &service("10.96.0.9", "")).await;
     assert_eq!(next(&mut events).await, "deleted 10.96.0.5");
 }
@@ -278,13 +283,32 @@ async fn what_prevents_a_start_is_said_in_one_sentence() {
     assert!(text.contains("is not a P-256 public key in PEM"), "{text}");
 }
 
+#[tokio::test]
+async fn the_clusters_ranges_must_be_given() {
+    let bed = Bed::start(&[]).await;
+    let mut arguments = arguments(&bed);
+    while let Some(place) = arguments.iter().position(|argument| argument == "--cluster-cidr") {
+        arguments.drain(place..place + 2);
+    }
+    let (code, text) = start_with(&arguments);
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains("each with --cluster-cidr"), "{text}");
+}
+
 /// A second start, with that control port.
 fn start_on(bed: &Bed, port: &str) -> (Option<i32>, String) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_heddle-injector"));
-    let original = bed.command();
-    let mut arguments: Vec<_> = original.get_args().map(ToOwned::to_owned).collect();
+    let mut arguments = arguments(bed);
     let place = arguments.iter().position(|argument| argument == "--control-port").unwrap();
     arguments[place + 1] = port.into();
+    start_with(&arguments)
+}
+
+fn arguments(bed: &Bed) -> Vec<OsString> {
+    bed.command().get_args().map(ToOwned::to_owned).collect()
+}
+
+fn start_with(arguments: &[OsString]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_heddle-injector"));
     let output = command.args(arguments).output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }

@@ -79,9 +79,11 @@ fn list(state: &State, query: &Query) -> Bytes {
 fn select(state: &State, query: &Query) -> Vec<Arc<Entry>> {
     let namespace = query.namespace.as_deref().unwrap_or_default();
     let fits = |entry: &&Arc<Entry>| query.matches(entry);
+    let covers = |entry: &&Arc<Entry>| query.covers(entry);
     match &query.selector {
         Selector::All => state.in_namespace(query.kind, namespace).filter(fits).cloned().collect(),
         Selector::Linked(link) => state.linked(link).filter(fits).cloned().collect(),
+        Selector::ServiceAt(ip) => state.service_at(*ip).filter(covers).cloned().into_iter().collect(),
         Selector::PodsOf(service) => state.pods_of(service).into_values().collect(),
         Selector::Name(name) => {
             let name = mesh::names::ObjectName::new(namespace, name);

@@ -40,6 +40,8 @@ pub enum Selector {
     Name(Arc<str>),
     /// Those found by an address.
     Linked(Link),
+    /// The Service whose an address is.
+    ServiceAt(IpAddr),
     /// The pods at the addresses of a Service's EndpointSlices.
     PodsOf(ServiceName),
 }
@@ -103,17 +105,22 @@ impl Query {
         query.allowed()
     }
 
-    /// Whether an object is asked for. (Whether a pod belongs to a Service is for the index to say.)
+    /// Whether an object is asked for. (Whose an address is, and whether a pod belongs to a Service, is for the index
+    /// to say.)
     pub fn matches(&self, entry: &Entry) -> bool {
         let selected = match &self.selector {
             Selector::All => true,
             Selector::Name(name) => entry.key.name.name == *name,
             Selector::Linked(link) => entry.links().contains(link),
-            Selector::PodsOf(_) => false,
+            Selector::PodsOf(_) | Selector::ServiceAt(_) => false,
         };
+        selected && self.covers(entry)
+    }
+
+    /// Whether an object is of the kind and namespace, and has the labels.
+    pub fn covers(&self, entry: &Entry) -> bool {
         entry.key.kind == self.kind
             && self.namespace.as_ref().is_none_or(|namespace| entry.key.name.namespace == *namespace)
-            && selected
             && self.labels.iter().all(|(name, value)| entry.label(name) == Some(value))
     }
 
@@ -200,8 +207,8 @@ fn selected(kind: Kind, field: &str, value: &str) -> Result<Selector, Refusal> {
         || value.parse::<IpAddr>().map_err(|_| Refusal::bad(format!("{value:?} is not an IP address")));
     match (kind, field) {
         (_, "metadata.name") => Ok(Selector::Name(Arc::from(value))),
-        (Kind::Service, "spec.clusterIPs") => Ok(Selector::Linked(Link::ServiceAddress(address()?))),
-        (Kind::Pod, "status.podIPs") => Ok(Selector::Linked(Link::PodAddress(address()?))),
+        (Kind::Service, "spec.clusterIPs") => Ok(Selector::ServiceAt(address()?)),
+        (Kind::Pod, "status.podIPs") => Ok(Selector::Linked(Link::PodAddress(address()?.to_canonical()))),
         (Kind::Pod, "heddle.dev/service") => {
             value.parse::<ObjectName>().map(Selector::PodsOf).map_err(|error| Refusal::bad(error.to_string()))
         }

@@ -27,7 +27,7 @@ fn a_path_names_kind_namespace_and_object() {
 fn objects_are_found_by_address_and_by_service() {
     let address = "10.96.0.5".parse().unwrap();
     let query = parse("/api/v1/services?fieldSelector=spec.clusterIPs%3D10.96.0.5");
-    assert_eq!(query.selector, Selector::Linked(Link::ServiceAddress(address)));
+    assert_eq!(query.selector, Selector::ServiceAt(address));
     let query = parse("/api/v1/pods?fieldSelector=status.podIPs=10.96.0.5");
     assert_eq!(query.selector, Selector::Linked(Link::PodAddress(address)));
     let query = parse("/api/v1/pods?fieldSelector=heddle.dev/service=shop/web");

@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::Stream;
 use futures::stream::unfold;
 use http::StatusCode;
-use mesh::names::ObjectName;
+use mesh::names::{ObjectName, ServiceName};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -102,8 +102,8 @@ impl Watch {
 struct Follower {
     query: Query,
     place: u64,
-    /// The pods that were sent, with their versions, if the query is for a Service's pods: a change of a
-    /// slice adds and removes pods that did not change themselves.
+    /// What was sent, with its versions, if the query is decided by more than the object itself: a change of a
+    /// slice adds and removes pods that did not change, a pod takes an address from a Service.
     members: BTreeMap<ObjectName, Arc<Entry>>,
 }
 
@@ -116,17 +116,17 @@ impl Follower {
         for entry in &entries {
             put(&mut events, "ADDED", &entry.body);
         }
-        if matches!(self.query.selector, Selector::PodsOf(_)) {
+        if self.depends_on_others() {
             self.members = entries.into_iter().map(|entry| (entry.key.name.clone(), entry)).collect();
         }
         events.freeze()
     }
 
-    /// Goes on where another watch ended. Of a Service's pods this works only while nothing that decides on
-    /// them has changed since: who they were then is not known.
+    /// Goes on where another watch ended. Where others decide, this works only while none of them has
+    /// changed since: what was sent then is not known.
     fn resume(&mut self, state: &State, version: u64) -> Result<Bytes, Expired> {
         self.place = version;
-        if let Selector::PodsOf(_) = &self.query.selector {
+        if self.depends_on_others() {
             if self.concerned(state)? {
                 return Err(Expired);
             }
@@ -139,7 +139,7 @@ impl Follower {
     /// What changed since the last time.
     fn advance(&mut self, state: &State) -> Result<Bytes, Expired> {
         match &self.query.selector {
-            Selector::PodsOf(_) => self.compare(state),
+            Selector::PodsOf(_) | Selector::ServiceAt(_) => self.compare(state),
             Selector::All | Selector::Name(_) | Selector::Linked(_) => self.read_on(state),
         }
     }
@@ -159,7 +159,7 @@ impl Follower {
         Ok(events.freeze())
     }
 
-    /// A Service's pods now, against those that were sent.
+    /// The objects now, against those that were sent.
     fn compare(&mut self, state: &State) -> Result<Bytes, Expired> {
         let concerned = self.concerned(state)?;
         self.place = state.version();
@@ -183,12 +183,31 @@ impl Follower {
         Ok(events.freeze())
     }
 
-    /// Whether something changed since that can add or remove a pod of the Service, or is of one of its pods.
+    /// Whether objects are selected by more than what they are themselves.
+    fn depends_on_others(&self) -> bool {
+        matches!(self.query.selector, Selector::PodsOf(_) | Selector::ServiceAt(_))
+    }
+
+    /// Whether something changed since that can add or remove an object, or is one of them.
     fn concerned(&self, state: &State) -> Result<bool, Expired> {
-        let Selector::PodsOf(service) = &self.query.selector else { return Ok(false) };
-        let entries = || {
-            state.since(self.place).map(|news| news.flat_map(|event| event.before.iter().chain(&event.after)))
-        };
+        match &self.query.selector {
+            Selector::PodsOf(service) => self.concerns_pods_of(service, state),
+            Selector::ServiceAt(ip) => {
+                let links = State::links_at(*ip);
+                let decides = |entry: &Arc<Entry>| entry.links().iter().any(|link| links.contains(link));
+                Ok(self.news(state)?.any(decides))
+            }
+            Selector::All | Selector::Name(_) | Selector::Linked(_) => Ok(false),
+        }
+    }
+
+    /// The objects that changed, as they were and as they are.
+    fn news<'s>(&self, state: &'s State) -> Result<impl Iterator<Item = &'s Arc<Entry>> + use<'s>, Expired> {
+        Ok(state.since(self.place)?.flat_map(|event| event.before.iter().chain(&event.after)))
+    }
+
+    fn concerns_pods_of(&self, service: &ServiceName, state: &State) -> Result<bool, Expired> {
+        let entries = || self.news(state);
         if !entries()?.any(|entry| matches!(entry.key.kind, Kind::Pod | Kind::EndpointSlice)) {
             return Ok(false); // most news; the rest costs a look at every endpoint
         }

@@ -40,6 +40,7 @@ fn shown(events: &[u8]) -> Vec<String> {
 
 const SERVICES: &str = "/api/v1/namespaces/shop/services?watch=1";
 const BY_ADDRESS: &str = "/api/v1/services?fieldSelector=spec.clusterIPs=10.96.0.5&watch=1";
+const AT_ADDRESS: &str = "/api/v1/services?fieldSelector=spec.clusterIPs=10.1.0.4&watch=1";
 const PODS_OF_WEB: &str = "/api/v1/pods?fieldSelector=heddle.dev/service=shop/web&watch=1";
 
 #[test]
@@ -71,6 +72,20 @@ fn an_object_enters_and_leaves_a_selector() {
     bed.check(&["ADDED web"]);
     apply(&bed.index, &service("web", "10.96.0.9"));
     bed.check(&["DELETED web"]);
+}
+
+#[test]
+fn a_pod_takes_an_address_from_a_service_that_only_claims_it() {
+    let target = "/api/v1/services?fieldSelector=spec.clusterIPs=192.0.2.7&watch=1";
+    let claim = service("thief", "None").replace("spec: {", "spec: {externalIPs: [192.0.2.7], ");
+    let mut bed = Bed::new(100, &claim, target);
+    bed.check_present(&["ADDED thief"]);
+    apply(&bed.index, &pod("web-0", "192.0.2.7"));
+    bed.check(&["DELETED thief"]);
+    remove(&bed.index, &pod("web-0", "192.0.2.7"));
+    bed.check(&["ADDED thief"]);
+    apply(&bed.index, &service("web", "192.0.2.7"));
+    bed.check(&["DELETED thief", "ADDED web"]);
 }
 
 #[test]
@@ -197,7 +212,7 @@ proptest! {
     #[test]
     fn whoever_follows_the_events_holds_what_a_list_answers(
         changes in vec((change(), any::<bool>()), 1..30),
-        target in prop::sample::select(vec![SERVICES, PODS_OF_WEB, "/api/v1/pods?fieldSelector=status.podIPs=10.1.0.4&watch=1"]),
+        target in prop::sample::select(vec![SERVICES, PODS_OF_WEB, AT_ADDRESS, "/api/v1/pods?fieldSelector=status.podIPs=10.1.0.4&watch=1"]),
     ) {
         let mut bed = Bed::new(1000, "", target);
         let mut held = BTreeMap::new();

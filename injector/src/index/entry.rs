@@ -35,8 +35,10 @@ pub struct Entry {
 /// A property by which objects are found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Link {
-    /// A Service by any of its cluster, external and load-balancer addresses.
-    ServiceAddress(IpAddr),
+    /// A Service by one of its own cluster addresses.
+    ClusterAddress(IpAddr),
+    /// A Service by one of its external or load-balancer addresses, which anybody may write.
+    ExternalAddress(IpAddr),
     /// A pod by any of its addresses; pods that finished or use the node's network are not found.
     PodAddress(IpAddr),
     /// A pod by its node.
@@ -77,10 +79,20 @@ impl Entry {
         self.value.get("metadata")?.get("uid")?.as_str()
     }
 
+    /// When it was made (RFC 3339, so that texts sort as times); one without a time is the youngest.
+    pub fn created(&self) -> &str {
+        let metadata = self.value.get("metadata");
+        let created = metadata.and_then(|metadata| metadata.get("creationTimestamp")?.as_str());
+        created.unwrap_or("youngest")
+    }
+
     /// Everything by which it is found, besides its name.
     pub fn links(&self) -> Vec<Link> {
         match &self.object.typed {
-            Typed::Service(service) => addresses(service).into_iter().map(Link::ServiceAddress).collect(),
+            Typed::Service(service) => {
+                let own = parsed(cluster_addresses(service)).map(Link::ClusterAddress);
+                own.chain(parsed(external_addresses(service)).map(Link::ExternalAddress)).collect()
+            }
             Typed::Pod(_) => self.pod.as_ref().map(pod_links).unwrap_or_default(),
             Typed::EndpointSlice(slice) => slice_of(slice).map(Link::SliceOf).into_iter().collect(),
             Typed::Route(route) => {
@@ -110,20 +122,26 @@ pub fn slice_of(slice: &EndpointSlice) -> Option<ServiceName> {
 fn pod_links(pod: &PodFacts) -> Vec<Link> {
     let node = pod.node.clone().map(Link::OnNode);
     let reachable = !pod.host_network && !pod.finished;
-    let addresses = pod.ips.iter().filter(|_| reachable).map(|ip| Link::PodAddress(*ip));
+    let addresses = pod.ips.iter().filter(|_| reachable).map(|ip| Link::PodAddress(ip.to_canonical()));
     addresses.chain(node).collect()
 }
 
-/// The addresses that clients dial for `service`; "None" (headless) is none.
-fn addresses(service: &Service) -> Vec<IpAddr> {
-    let mut texts: Vec<&String> = Vec::new();
-    if let Some(spec) = &service.spec {
-        texts.extend(&spec.cluster_ip);
-        texts.extend(spec.cluster_ips.iter().flatten());
-        texts.extend(spec.external_ips.iter().flatten());
-    }
+/// The addresses that the cluster gave to `service`; "None" (headless) is none.
+fn cluster_addresses(service: &Service) -> Vec<&String> {
+    let spec = service.spec.as_ref();
+    let all = spec.map(|spec| spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()));
+    all.into_iter().flatten().collect()
+}
+
+/// The addresses that its author, or a load balancer's controller, wrote down for it.
+fn external_addresses(service: &Service) -> Vec<&String> {
+    let written = service.spec.iter().flat_map(|spec| spec.external_ips.iter().flatten());
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
-    texts.extend(ingress.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref()));
-    texts.into_iter().filter_map(|text| text.parse().ok()).collect()
+    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    written.chain(ingress.filter_map(|ingress| ingress.ip.as_ref())).collect()
+}
+
+/// An IPv4 address in IPv6's clothes (`::ffff:10.1.0.3`) is that IPv4 address.
+fn parsed(texts: Vec<&String>) -> impl Iterator<Item = IpAddr> {
+    texts.into_iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical())
 }

@@ -2,6 +2,7 @@
 //!
 //! Changes come in batches and are published at once: nobody sees an object without its status.
 
+mod address;
 mod apply;
 mod entry;
 mod log;
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use mesh::names::{ObjectName, ServiceName};
 use mesh::resolve::View;
@@ -44,13 +46,15 @@ pub struct State {
     log: Log,
     version: u64,
     epoch: u64,
+    /// The ranges that Service and pod addresses are of.
+    cluster: Vec<IpNet>,
 }
 
 impl Index {
     /// An empty index of a new epoch (a number larger than at every start before), whose watchers may fall
-    /// behind by `capacity` changes.
-    pub fn new(epoch: u64, capacity: usize) -> Self {
-        let state = State::new(epoch, capacity);
+    /// behind by `capacity` changes. `cluster` are the ranges of Service and pod addresses.
+    pub fn new(epoch: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
+        let state = State::new(epoch, capacity, cluster);
         let (head, _) = watch::channel(state.version);
         Self { state: RwLock::new(state), head }
     }
@@ -77,7 +81,7 @@ impl Index {
 }
 
 impl State {
-    fn new(epoch: u64, capacity: usize) -> Self {
+    fn new(epoch: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
         // The first version of an epoch is 1: "0" means "any" to Kubernetes' clients.
         let version = epoch * VERSIONS_PER_EPOCH + 1;
         Self {
@@ -86,6 +90,7 @@ impl State {
             log: Log::new(capacity, version),
             version,
             epoch,
+            cluster,
         }
     }
 
@@ -170,7 +175,7 @@ impl View for State {
 fn addresses(typed: &Typed) -> Vec<IpAddr> {
     let Typed::EndpointSlice(slice) = typed else { return Vec::new() };
     let texts = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-    texts.filter_map(|text| text.parse().ok()).collect()
+    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical()).collect()
 }
 
 #[cfg(test)]

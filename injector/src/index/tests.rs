@@ -6,7 +6,8 @@ const NOW: &str = "2026-01-02T03:04:05Z";
 
 /// An index that holds the objects of `yaml` and remembers `log` changes.
 pub fn index(log: usize, yaml: &str) -> Index {
-    let index = Index::new(1, log);
+    let cluster = ["10.96.0.0/16", "10.1.0.0/16", "fd00::/8"].map(|range| range.parse().unwrap());
+    let index = Index::new(1, log, cluster.to_vec());
     put(&index, yaml);
     index
 }
@@ -94,7 +95,7 @@ fn an_address_finds_its_present_owner_only() {
     let index = index(100, &service("web", "10.96.0.5"));
     put(&index, &service("web", "10.96.0.6"));
     let state = index.read();
-    let found = |ip: &str| state.linked(&Link::ServiceAddress(ip.parse().unwrap())).count();
+    let found = |ip: &str| state.linked(&Link::ClusterAddress(ip.parse().unwrap())).count();
     assert_eq!((found("10.96.0.5"), found("10.96.0.6")), (0, 1));
 }
 

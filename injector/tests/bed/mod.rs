@@ -77,6 +77,7 @@ impl Bed {
         command.args(flag("state", &self.path("state")));
         command.args(flag("bundle-out", &self.path("root.pem")));
         command.args(flag("ports-out", &self.path("ports")));
+        command.args(["--cluster-cidr", "10.96.0.0/16", "--cluster-cidr", "10.1.0.0/16"]);
         command.args(["--listen", "127.0.0.1", "--log", "warn", "--control-port", "0"]);
         command.args(["--webhook-port", "0", "--metrics-port", "0", "--health-port", "0"]);
         command.stderr(Stdio::piped());
@@ -137,6 +138,14 @@ impl Bed {
         let request = Request::get(path).header("host", "x").body(Full::<Bytes>::default()).ok()?;
         let response = sender.send_request(request).await.ok()?;
         Some(response.into_body().collect().await.ok()?.to_bytes())
+    }
+
+    /// Waits until a watch is open.
+    pub async fn watched(&self) {
+        let open = |page: Bytes| String::from_utf8_lossy(&page).contains("heddle_injector_watches 1");
+        while !open(self.plain(2, "/metrics").await.unwrap()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub fn root(&self) -> String {
