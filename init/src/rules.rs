@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mesh::contract::{HBONE_PORT, HEALTH_PORT, METRICS_PORT};
+use mesh::contract::{HEALTH_PORT, METRICS_PORT};
 use mesh::settings::PortSet;
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ impl Redirection {
             // What the pod merely forwards (containers inside a container) is not its own.
             format!("{chain} -m addrtype ! --dst-type LOCAL -j RETURN"),
         ];
-        let own = [HBONE_PORT, METRICS_PORT, HEALTH_PORT].map(|port| port.to_string());
+        let own = [METRICS_PORT, HEALTH_PORT].map(|port| port.to_string());
         let skipped = port_ranges(&self.skip_inbound_ports);
         rules.extend(own.into_iter().chain(skipped).map(|ports| skip_ports(&chain, &ports)));
         rules.push(redirect(&chain, self.inbound_port));

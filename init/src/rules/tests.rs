@@ -89,6 +89,13 @@ fn only_tcp_is_redirected() {
 }
 
 #[test]
+fn a_reserved_port_that_nobody_listens_on_is_no_way_past_the_proxy() {
+    for family in [Family::V4, Family::V6] {
+        assert!(!plain().restore_text(family, "").contains("15008"));
+    }
+}
+
+#[test]
 fn a_network_is_skipped_in_its_own_family_only() {
     let mut rules = plain();
     rules.skip_outbound_cidrs =

@@ -2,15 +2,15 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use mesh::contract::{
-    ADMIN_PORT, HEALTH_PORT, INBOUND_PORT, INIT_CONTAINER, METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER,
-    PROXY_UID,
+    ADMIN_PORT, HBONE_PORT, HEALTH_PORT, INBOUND_PORT, INIT_CONTAINER, METRICS_PORT, OUTBOUND_PORT,
+    PROXY_CONTAINER, PROXY_UID,
 };
 
 use super::containers::{BUNDLE_VOLUME, TOKEN_VOLUME};
 use super::{containers, init_containers};
 
-/// Ports that the proxy listens on in every pod.
-const OURS: [u16; 5] = [ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT, METRICS_PORT, HEALTH_PORT];
+/// Ports that belong to the proxy in every pod: those that it listens on, and the one kept for HBONE.
+const OURS: [u16; 6] = [ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, METRICS_PORT, HEALTH_PORT];
 
 /// Why a pod cannot be injected, if it cannot.
 pub fn reason(pod: &Pod) -> Option<String> {
@@ -30,7 +30,7 @@ fn container_reason(pod: &Pod, container: &Container) -> Option<String> {
     }
     let ports = container.ports.iter().flatten().map(|port| port.container_port);
     let taken = ports.into_iter().find(|port| OURS.iter().any(|ours| i32::from(*ours) == *port))?;
-    Some(format!("container {name} declares port {taken}, on which the proxy listens: choose another port"))
+    Some(format!("container {name} declares port {taken}, which belongs to the proxy: choose another port"))
 }
 
 /// The container's own user wins over the pod's.

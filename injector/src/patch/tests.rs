@@ -113,10 +113,12 @@ fn what_would_weaken_or_break_the_pod_is_refused() {
         &json!({"containers": [{"name": "heddle-proxy"}]}),
         "the container name heddle-proxy is reserved: give the container another one",
     );
-    check_denied(
-        &json!({"containers": [{"name": "app", "ports": [{"containerPort": 15021}]}]}),
-        "container app declares port 15021, on which the proxy listens: choose another port",
-    );
+    for port in [15000, 15001, 15006, 15008, 15020, 15021] {
+        check_denied(
+            &json!({"containers": [{"name": "app", "ports": [{"containerPort": port}]}]}),
+            &format!("container app declares port {port}, which belongs to the proxy: choose another port"),
+        );
+    }
     check_denied(
         &json!({"containers": [{"name": "app"}], "volumes": [{"name": "heddle-token"}]}),
         "the volume name heddle-token is reserved: give the volume another one",
