@@ -169,6 +169,18 @@ fn a_changed_status_is_a_change_of_the_route() {
 }
 
 #[test]
+fn a_route_that_the_closed_types_cannot_hold_is_refused_and_claims_its_ports() {
+    let later = "rules: [{filters: [{type: FromALaterVersion}], backendRefs";
+    let text = route("web").replace("rules: [{backendRefs", later);
+    let index = index(100, &(service("web", "10.96.0.5") + &text));
+    check_condition(&index, "Accepted", false, "UnsupportedValue");
+    let state = index.read();
+    let name = ObjectName::new("shop", "web");
+    let table = mesh::resolve::service_table(state.service(&name).unwrap(), "shop", &*state);
+    assert_eq!(table.ports[&80].governing.kind(), Some(mesh::route::RouteKind::Http));
+}
+
+#[test]
 fn a_route_that_leaves_its_service_loses_the_status_of_it() {
     let index = index(100, &(service("web", "10.96.0.5") + &route("web")));
     put(&index, &route("web").replace("group: '', kind: Service, name: web", "name: gateway"));
