@@ -6,6 +6,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
+use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -14,7 +15,7 @@ use crate::answer::{Body, Refusal, json_of};
 use crate::control::text;
 use crate::index::Index;
 use crate::metrics::Metrics;
-use crate::patch::{Config, Decision, decide};
+use crate::patch::{Config, Decision, Nonce, decide};
 use crate::serve::Answer;
 
 /// The API server's own limit for a request body.
@@ -89,7 +90,10 @@ impl Webhook {
         };
         let own = pod.metadata.namespace.as_deref().unwrap_or("default");
         let namespace = if request.namespace.is_empty() { own } else { &request.namespace };
-        decide(&pod, namespace, self.index.read().namespace(namespace), &self.config)
+        let Some(nonce) = nonce() else {
+            return Decision::Deny("the control plane gets no random numbers from its kernel".to_owned());
+        };
+        decide(&pod, namespace, self.index.read().namespace(namespace), &self.config, nonce)
     }
 }
 
@@ -97,6 +101,13 @@ impl Answer for Webhook {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         self.inject(request).await.unwrap_or_else(|refusal| refusal.response())
     }
+}
+
+/// A number that nobody can guess.
+fn nonce() -> Option<Nonce> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::default_provider().secure_random.fill(&mut bytes).ok()?;
+    Some(Nonce(u128::from_ne_bytes(bytes)))
 }
 
 fn patched(operations: &[Value]) -> Value {

@@ -10,6 +10,7 @@ mod refuse;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use mesh::contract::{INIT_CONTAINER, INJECT_LABEL, PROXY_CONTAINER, SYSTEM_NAMESPACE};
 use mesh::settings::{MtlsMode, Settings};
+pub use probes::Nonce;
 use serde_json::{Value, json};
 
 /// What is the same for all pods.
@@ -41,8 +42,15 @@ pub enum Decision {
 /// Namespaces whose pods are never touched: the cluster's own, and ours.
 const EXCLUDED: [&str; 2] = ["kube-system", SYSTEM_NAMESPACE];
 
-/// What is done with `pod`, which is to run in `namespace` (`labels` are that of the object, if it is known).
-pub fn decide(pod: &Pod, namespace: &str, labels: Option<&Namespace>, config: &Config) -> Decision {
+/// What is done with `pod`, which is to run in `namespace` (`labels` are that of the object, if it is known). `nonce`
+/// is to be new and random for each pod.
+pub fn decide(
+    pod: &Pod,
+    namespace: &str,
+    labels: Option<&Namespace>,
+    config: &Config,
+    nonce: Nonce,
+) -> Decision {
     if let Some(reason) = reason_to_skip(pod, namespace, labels) {
         return Decision::Skip(reason);
     }
@@ -56,7 +64,7 @@ pub fn decide(pod: &Pod, namespace: &str, labels: Option<&Namespace>, config: &C
     if let Some(reason) = refuse::reason(pod) {
         return Decision::Deny(reason);
     }
-    match operations(pod, &settings, config) {
+    match operations(pod, &settings, config, nonce) {
         Ok(operations) => Decision::Patch(operations),
         Err(reason) => Decision::Deny(reason),
     }
@@ -94,8 +102,8 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
 }
 
 /// The operations, in an order in which each finds what it needs.
-fn operations(pod: &Pod, settings: &Settings, config: &Config) -> Result<Vec<Value>, String> {
-    let (mut operations, probes) = probes::rewrite(pod)?;
+fn operations(pod: &Pod, settings: &Settings, config: &Config, nonce: Nonce) -> Result<Vec<Value>, String> {
+    let (mut operations, probes) = probes::rewrite(pod, nonce)?;
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     if spec.init_containers.is_none() {
         operations.push(add("/spec/initContainers", &json!([])));

@@ -8,15 +8,21 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh::contract::HEALTH_PORT;
 use serde_json::{Map, Value, json};
 
+/// What nobody can guess, in the path of a hook: the health port is open to the network, and who fires a hook changes
+/// the application. (A probe changes nothing, and says no more than the pod's own readiness.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nonce(pub u128);
+
 /// A hook has no timeout of its own: the kubelet ends it with the pod's grace. So the proxy must not do it earlier.
 const HOOK_SECONDS: u32 = 3600;
 
 /// The kubelet's default for `timeoutSeconds`.
 const PROBE_SECONDS: i32 = 1;
 
-/// The operations that rewrite the probes of `pod`, and what the proxy is to replay, by `CONTAINER/PROBE`.
-pub fn rewrite(pod: &Pod) -> Result<(Vec<Value>, Map<String, Value>), String> {
-    let mut rewriting = Rewriting::default();
+/// The operations that rewrite the probes of `pod`, and what the proxy is to replay: probes by `CONTAINER/PROBE`,
+/// hooks by `CONTAINER/HOOK/NONCE`.
+pub fn rewrite(pod: &Pod, nonce: Nonce) -> Result<(Vec<Value>, Map<String, Value>), String> {
+    let mut rewriting = Rewriting { nonce, operations: Vec::new(), probes: Map::new() };
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     for (index, container) in spec.containers.iter().enumerate() {
         rewriting.container(&format!("/spec/containers/{index}"), container)?;
@@ -30,8 +36,8 @@ pub fn rewrite(pod: &Pod) -> Result<(Vec<Value>, Map<String, Value>), String> {
     Ok((rewriting.operations, rewriting.probes))
 }
 
-#[derive(Default)]
 struct Rewriting {
+    nonce: Nonce,
     operations: Vec<Value>,
     probes: Map<String, Value>,
 }
@@ -75,9 +81,9 @@ impl Rewriting {
             return Ok(()); // exec runs in the container: nothing to lead anywhere
         };
         let seconds = probe.timeout_seconds.unwrap_or(PROBE_SECONDS);
-        self.probes
-            .insert(format!("{}/{name}", container.name), json!({field: action, "timeoutSeconds": seconds}));
-        self.replace(&format!("{path}/{name}"), field, container, name);
+        let key = format!("{}/{name}", container.name);
+        self.replace(&format!("{path}/{name}"), field, &key);
+        self.probes.insert(key, json!({field: action, "timeoutSeconds": seconds}));
         Ok(())
     }
 
@@ -90,17 +96,14 @@ impl Rewriting {
     ) -> Result<(), String> {
         let Some(get) = &hook.http_get else { return Ok(()) };
         let action = http_get(container, name, get)?;
-        self.probes.insert(
-            format!("{}/{name}", container.name),
-            json!({"httpGet": action, "timeoutSeconds": HOOK_SECONDS}),
-        );
-        self.replace(&format!("{path}/lifecycle/{name}"), "httpGet", container, name);
+        let key = format!("{}/{name}/{:032x}", container.name, self.nonce.0);
+        self.replace(&format!("{path}/lifecycle/{name}"), "httpGet", &key);
+        self.probes.insert(key, json!({"httpGet": action, "timeoutSeconds": HOOK_SECONDS}));
         Ok(())
     }
 
-    fn replace(&mut self, path: &str, field: &str, container: &Container, name: &str) {
-        let target = format!("/app-probe/{}/{name}", container.name);
-        let get = json!({"path": target, "port": HEALTH_PORT, "scheme": "HTTP"});
+    fn replace(&mut self, path: &str, field: &str, key: &str) {
+        let get = json!({"path": format!("/app-probe/{key}"), "port": HEALTH_PORT, "scheme": "HTTP"});
         if field == "httpGet" {
             self.operations.push(json!({"op": "replace", "path": format!("{path}/httpGet"), "value": get}));
         } else {

@@ -7,6 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::Deserialize;
 
+const NONCE: Nonce = Nonce(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+
 fn config() -> Config {
     Config {
         proxy_image: "heddle-proxy:test".to_owned(),
@@ -43,7 +45,7 @@ fn check(name: &str) {
     let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind);
     let namespace = of_kind("Namespace").map(|value| Namespace::deserialize(value).unwrap());
     let value = of_kind("Pod").unwrap();
-    let outcome = match decide(&pod(value), "shop", namespace.as_ref(), &config()) {
+    let outcome = match decide(&pod(value), "shop", namespace.as_ref(), &config(), NONCE) {
         Decision::Patch(operations) => patched(value, &operations),
         Decision::Skip(reason) => json!({"skipped": reason}),
         Decision::Deny(reason) => json!({"denied": reason}),
@@ -72,6 +74,28 @@ fn probes_and_hooks_are_led_through_the_proxy() {
 }
 
 #[test]
+fn a_hooks_path_cannot_be_guessed() {
+    let get = json!({"httpGet": {"port": 80}});
+    let hooks = json!({"preStop": get, "postStart": get});
+    let value = minimal(&json!({"containers": [{"name": "web", "lifecycle": hooks}]}));
+    let after = |nonce| match decide(&pod(&value), "shop", None, &config(), nonce) {
+        Decision::Patch(operations) => patched(&value, &operations),
+        Decision::Skip(_) | Decision::Deny(_) => panic!("it is not patched"),
+    };
+    let (one, other) = (after(NONCE), after(Nonce(7)));
+    for hook in ["preStop", "postStart"] {
+        let path = |pod: &Value| {
+            let hook = &pod["spec"]["containers"][0]["lifecycle"][hook];
+            hook["httpGet"]["path"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(path(&one), format!("/app-probe/web/{hook}/0123456789abcdef0123456789abcdef"));
+        assert_eq!(path(&other), format!("/app-probe/web/{hook}/00000000000000000000000000000007"));
+        let key = path(&one).replace("/app-probe/", "");
+        assert!(one["spec"]["initContainers"].to_string().contains(&key));
+    }
+}
+
+#[test]
 fn the_pods_label_wins() {
     check("disabled");
 }
@@ -97,7 +121,7 @@ fn minimal(spec: &Value) -> Value {
 
 #[track_caller]
 fn check_denied(spec: &Value, reason: &str) {
-    match decide(&pod(&minimal(spec)), "shop", None, &config()) {
+    match decide(&pod(&minimal(spec)), "shop", None, &config(), NONCE) {
         Decision::Deny(found) => assert_eq!(found, reason),
         Decision::Patch(_) | Decision::Skip(_) => panic!("it is not denied"),
     }
@@ -135,14 +159,14 @@ fn a_container_may_choose_another_user_than_its_pods() {
         "securityContext": {"runAsUser": 1337},
         "containers": [{"name": "app", "securityContext": {"runAsUser": 1000}}],
     });
-    assert!(matches!(decide(&pod(&minimal(&spec)), "shop", None, &config()), Decision::Patch(_)));
+    assert!(matches!(decide(&pod(&minimal(&spec)), "shop", None, &config(), NONCE), Decision::Patch(_)));
 }
 
 #[test]
 fn the_clusters_own_namespaces_are_left_alone() {
     let value = minimal(&json!({"containers": [{"name": "app"}]}));
     for namespace in EXCLUDED {
-        assert!(matches!(decide(&pod(&value), namespace, None, &config()), Decision::Skip(_)));
+        assert!(matches!(decide(&pod(&value), namespace, None, &config(), NONCE), Decision::Skip(_)));
     }
 }
 
@@ -206,15 +230,15 @@ fn without_probes(value: &Value) -> Value {
 proptest! {
     #[test]
     fn injecting_twice_is_injecting_once(value in any_pod()) {
-        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config()) else { panic!() };
+        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
         let after = patched(&value, &operations);
-        let again = decide(&pod(&after), "shop", None, &config());
+        let again = decide(&pod(&after), "shop", None, &config(), NONCE);
         prop_assert_eq!(again, Decision::Skip("the pod has been injected already".to_owned()));
     }
 
     #[test]
     fn the_applications_containers_stay_as_they_are_and_come_after(value in any_pod()) {
-        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config()) else { panic!() };
+        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
         let after = patched(&value, &operations);
         let list = |value: &Value, field: &str| value["spec"][field].as_array().cloned().unwrap_or_default();
         let init = list(&after, "initContainers");
@@ -226,7 +250,7 @@ proptest! {
 
     #[test]
     fn no_probe_reaches_the_application_past_the_proxy(value in any_pod()) {
-        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config()) else { panic!() };
+        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
         let after = pod(&patched(&value, &operations));
         for container in containers(&after) {
             for probe in [&container.liveness_probe, &container.readiness_probe].into_iter().flatten() {
