@@ -14,6 +14,9 @@ const ENOUGH: usize = 64;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest method that is looked for, in bytes.
 const MAX_METHOD: usize = 24;
+/// The most empty lines' bytes before a request that are skipped: "a server [...] SHOULD ignore at least one empty line
+/// (CRLF) received prior to the request-line" (RFC 9112, section 2.2).
+const MAX_EMPTY: usize = 8;
 /// The methods of RFC 9110, PATCH, and those of WebDAV that are no commands of FTP, RTSP or SIP.
 const METHODS: [&[u8]; 21] = [
     b"GET",
@@ -96,18 +99,27 @@ fn http(bytes: &[u8]) -> Detection {
     if PREFACE.starts_with(bytes) {
         return Detection::NeedMore;
     }
+    let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if empty > MAX_EMPTY {
+        return OPAQUE;
+    }
+    request(bytes.get(empty..).unwrap_or_default(), bytes.len() == ENOUGH)
+}
+
+/// A request of HTTP/1, from its method on; `all` says that no more bytes will be asked for.
+fn request(bytes: &[u8], all: bool) -> Detection {
     let method_ends = bytes.iter().position(|byte| !is_token(*byte));
     match method_ends {
         Some(end) if (1..=MAX_METHOD).contains(&end) && bytes.get(end) == Some(&b' ') => {
             let (method, target) = bytes.split_at(end);
-            http1(method, target.get(1..).unwrap_or_default(), bytes.len() == ENOUGH)
+            http1(method, target.get(1..).unwrap_or_default(), all)
         }
         None if bytes.len() <= MAX_METHOD => Detection::NeedMore,
         Some(_) | None => OPAQUE,
     }
 }
 
-/// `rest` is what follows the method and its space; `all` says that no more bytes will be asked for.
+/// `rest` is what follows the method and its space; `all` is as above.
 fn http1(method: &[u8], rest: &[u8], all: bool) -> Detection {
     let Some(first) = rest.first() else { return Detection::NeedMore };
     let known = METHODS.contains(&method);

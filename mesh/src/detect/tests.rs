@@ -47,11 +47,23 @@ fn other_protocols_with_words_are_opaque() {
         "PING\r\n",
         "@RSYNCD: 31.0\n",
         "set a 0 0 1\r\n",
-        "\r\nGET /",
         " GET /",
         "GET  /",
         "GET\t/",
     ] {
+        check(line.as_bytes(), Detected::Opaque);
+    }
+}
+
+#[test]
+fn empty_lines_before_a_request_are_skipped() {
+    for line in ["\r\nGET /", "\n\nGET /", "\r\n\r\n\r\n\r\nPOST /a", "\r\nget /x HTTP/1.1\r\n"] {
+        check(line.as_bytes(), Detected::Http1);
+    }
+    for line in ["\r", "\r\n", "\r\n\r\n\r\n\r\n", "\r\nGE", "\r\nPRI * HTTP/"] {
+        undecided(line.as_bytes());
+    }
+    for line in ["\r\n\r\n\r\n\r\n\r", "\r\nPING\r\n", "\r\nPRI * HTTP/2.0", "\r\n\x16\x03\x01", "\n GET /"] {
         check(line.as_bytes(), Detected::Opaque);
     }
 }
@@ -95,15 +107,15 @@ fn a_client_hello_is_tls() {
 
 #[test]
 fn sixty_four_bytes_are_enough() {
-    for first in ["a", "M-SEARCH /", "OPTIONS *", "GET http", "foo * ", "PRI *"] {
+    for first in ["a", "M-SEARCH /", "OPTIONS *", "GET http", "foo * ", "PRI *", "\r\n\r\n\r\n\r\nOPTIONS *"]
+    {
         let bytes = [first.as_bytes(), &[b'a'; 64]].concat();
         assert_ne!(detect(&bytes), Detection::NeedMore, "{first}");
     }
 }
 
 fn beginnings() -> impl Strategy<Value = Vec<u8>> {
-    let word =
-        "(GET|PRI|OPTIONS|CONNECT|FOO|get)? ?(/|\\*|http://|h|web)?[ -~]{0,20}( HTTP/[12].)?(\r\n)?.{0,40}";
+    let word = "[\r\n]{0,10}(GET|PRI|OPTIONS|CONNECT|FOO|get)? ?(/|\\*|http://|h|web)?[ -~]{0,20}( HTTP/[12].)?(\r\n)?.{0,40}";
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),
         word.prop_map(String::into_bytes),
