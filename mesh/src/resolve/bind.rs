@@ -118,9 +118,7 @@ pub(super) fn fits(kind: RouteKind, declared: Option<AppProtocol>) -> bool {
     let Some(declared) = declared else { return kind != RouteKind::Udp };
     match kind {
         RouteKind::Grpc => declared == AppProtocol::Http2,
-        RouteKind::Http => {
-            matches!(declared, AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::WebSocket)
-        }
+        RouteKind::Http => declared.is_http(),
         RouteKind::Tls => declared == AppProtocol::Tls,
         RouteKind::Tcp => true,
         RouteKind::Udp => false,

@@ -74,6 +74,27 @@ fn without_routes_a_service_is_its_own_backend() {
     assert!(table.ports.iter().all(|(port, at)| table.backends[at.default].port == *port));
 }
 
+#[track_caller]
+fn check_backends(routes: &[String], port: u16, expected: &[&str]) {
+    let table = world(routes).table("shop/web", "shop");
+    let found = table.ports[&port].backends();
+    let found: Vec<_> = found.into_iter().map(|ix| table.backends[ix].to_string()).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_ports_backends_are_those_that_its_traffic_can_go_to() {
+    let to_v1 =
+        "{backendRefs: [{name: v1, port: 80}, {name: gone, port: 80}, {name: v1, port: 90, weight: 0}]}";
+    check_backends(&[], 80, &["shop/web:80"]);
+    check_backends(&[route("TCPRoute", "shop/r", ", port: 82", to_v1)], 82, &["shop/v1:80"]);
+    check_backends(&[route("TLSRoute", "shop/r", ", port: 83", to_v1)], 83, &["shop/web:83"]);
+    check_backends(&[route("HTTPRoute", "shop/r", ", port: 80", to_v1)], 80, &["shop/v1:80"]);
+    check_backends(&[route("HTTPRoute", "shop/r", "", to_v1)], 81, &["shop/v1:80"]);
+    // Nobody says that port 80 speaks HTTP only.
+    check_backends(&[route("HTTPRoute", "shop/r", "", to_v1)], 80, &["shop/web:80", "shop/v1:80"]);
+}
+
 #[test]
 fn a_route_without_a_port_governs_its_own_protocol() {
     let http = route("HTTPRoute", "shop/r", "", &to("v1, port: 80"));

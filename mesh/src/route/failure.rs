@@ -45,6 +45,8 @@ impl Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -55,5 +57,16 @@ impl fmt::Display for Failure {
             Self::SuspiciousPath => "the path has encoded dot segments",
             Self::UnusableRequest => "the request's host or path cannot be rewritten",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_an_error() {
+        let error: Box<dyn std::error::Error> = Failure::NoEndpoint.into();
+        assert_eq!(error.to_string(), "the backend has no endpoint that is ready");
     }
 }

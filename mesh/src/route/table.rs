@@ -1,8 +1,9 @@
 //! The table that a proxy routes a Service's traffic by.
 
-use super::{HttpTable, RouteKind, RouteRef, TcpTable};
+use super::{Action, HttpTable, RouteKind, RouteRef, Split, TcpTable};
 use crate::names::{ObjectName, ServiceName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// A backend: a Service and its *service port*, not the target port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +12,13 @@ pub struct BackendKey {
     pub service: ServiceName,
     /// Its port.
     pub port: u16,
+}
+
+impl fmt::Display for BackendKey {
+    /// `NAMESPACE/NAME:PORT`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
 }
 
 /// An index into [`ServiceTable::backends`].
@@ -38,6 +46,30 @@ pub struct PortTable {
     pub default: BackendIx,
 }
 
+impl PortTable {
+    /// Every backend that traffic of this port can go to. Where routes for HTTP govern a port that nobody declared to
+    /// be HTTP, what turns out to be something else goes to the default.
+    pub fn backends(&self) -> BTreeSet<BackendIx> {
+        let targets =
+            |split: &Split| split.backends().iter().filter_map(|b| b.target.ok()).collect::<Vec<_>>();
+        match &self.governing {
+            Governing::Default | Governing::Refused { .. } => BTreeSet::from([self.default]),
+            Governing::Tcp { table } | Governing::Tls { table } => {
+                table.split().into_iter().flat_map(targets).collect()
+            }
+            Governing::Http { table, port_named } => {
+                let splits = table.rules().iter().filter_map(|rule| match &rule.action {
+                    Action::Forward(split) => Some(split),
+                    Action::Redirect(_) | Action::Fail(_) => None,
+                });
+                let only_http = *port_named || self.declared.is_some_and(AppProtocol::is_http);
+                let default = (!only_http).then_some(self.default);
+                splits.flat_map(targets).chain(default).collect()
+            }
+        }
+    }
+}
+
 /// What a Service's `appProtocol` says is spoken on a port (KEP-3726, GEP-1911).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AppProtocol {
@@ -54,6 +86,11 @@ pub enum AppProtocol {
 }
 
 impl AppProtocol {
+    /// Whether it is a version of HTTP, in plain.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2 | Self::WebSocket)
+    }
+
     /// Reads an `appProtocol`; `None` for those that mean nothing to the mesh.
     pub fn parse(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {
