@@ -52,6 +52,11 @@ struct Stamp {
     changed: (i64, i64),
 }
 
+impl Stamp {
+    /// That of a file that cannot be looked at.
+    const UNKNOWN: Self = Self { inode: 0, size: 0, changed: (0, 0) };
+}
+
 /// What the directory holds, for people and for the lab.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
@@ -217,12 +222,17 @@ fn manifests(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
     let mut present = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        // A file may go between the listing and the look at it; a link is followed, as in a ConfigMap's mount.
-        if format(&path).is_some()
-            && let Ok(metadata) = fs::metadata(&path)
-            && metadata.is_file()
-        {
-            present.insert(path, stamp(&metadata));
+        if format(&path).is_none() {
+            continue;
+        }
+        // A link is followed, as in a ConfigMap's mount.
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => drop(present.insert(path, stamp(&metadata))),
+            Ok(_) => {}
+            // It went between the listing and the look at it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It is there, but cannot be looked at: reading it will say why, and its last good objects stay.
+            Err(_) => drop(present.insert(path, Stamp::UNKNOWN)),
         }
     }
     Ok(present)

@@ -88,6 +88,23 @@ fn broken_syntax_keeps_everything() {
 }
 
 #[test]
+fn a_file_that_cannot_be_looked_at_keeps_its_last_good_objects() {
+    let mut bed = Bed::new();
+    bed.write("a.yaml", &service("web", "80"));
+    bed.check(&["+Service shop/web"]);
+    // A link to itself: there, but for nobody to follow.
+    let path = bed.folder.path().join("a.yaml");
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("a.yaml", &path).unwrap();
+    bed.check(&[]);
+    assert!(bed.error(0).is_some());
+    bed.check(&[]);
+    assert_eq!(bed.directory.report().generation, 2);
+    bed.write("a.yaml", &service("api", "80"));
+    bed.check(&["+Service shop/api", "-Service shop/web"]);
+}
+
+#[test]
 fn the_first_file_by_name_wins() {
     let mut bed = Bed::new();
     bed.write("b.yaml", &service("web", "81"));
