@@ -30,7 +30,7 @@ pub enum Kind {
 pub enum Serving {
     /// Single objects, lists and watches.
     Watched,
-    /// One object at a time, by name.
+    /// One object at a time, by name, to pods of its namespace.
     ByName,
     /// Not at all: the control plane alone reads it.
     Never,

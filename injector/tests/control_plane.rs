@@ -177,6 +177,19 @@ async fn kubes_client_lists_and_gets() {
 }
 
 #[tokio::test]
+async fn a_config_map_is_served_to_pods_of_its_namespace_alone() {
+    let bed = Bed::start(&[]).await;
+    for namespace in ["shop", "other"] {
+        let map =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: notes, namespace: {namespace}}}\n");
+        bed.put_and_wait(&format!("{namespace}.yaml"), &map).await;
+    }
+    let target = |namespace: &str| format!("/api/v1/namespaces/{namespace}/configmaps/notes");
+    assert_eq!(bed.ask("GET", &target("shop"), &bed.token(), "").await.0, 200);
+    assert_eq!(bed.ask("GET", &target("other"), &bed.token(), "").await.0, 403);
+}
+
+#[tokio::test]
 async fn a_change_reaches_a_watcher_at_once() {
     let bed = Bed::start(&[]).await;
     let services: Api<Service> = Api::namespaced(client(&bed).await, "shop");

@@ -19,24 +19,26 @@ pub use query::{Mode, Query, Selector};
 
 use crate::answer::{Body, Refusal, whole, with};
 use crate::index::{Entry, Index, State};
+use crate::review::Caller;
 
 const JSON: &str = "application/json";
 
-/// Answers the read of `path` with the query string `query` for `caller` (its pod's UID).
+/// Answers the read of `path` with the query string `query` for `caller`.
 pub fn answer(
     index: &Arc<Index>,
     open: &Arc<Open>,
-    caller: &str,
+    caller: &Caller,
     path: &str,
     query: &str,
 ) -> Result<Response<Body>, Refusal> {
     let query = Query::parse(path, query)?;
+    query.allowed_to(&caller.pod.namespace)?;
     match &query.mode {
         Mode::Get => get(&index.read(), &query),
         Mode::List => Ok(whole(StatusCode::OK, JSON, list(&index.read(), &query))),
         Mode::Watch(options) => {
             let options = options.clone();
-            let watching = open.open(caller).ok_or_else(too_many_watches)?;
+            let watching = open.open(&caller.uid).ok_or_else(too_many_watches)?;
             let events = watch::watch(Arc::clone(index), query, &options, watching);
             let frames = events.map(|events| Ok::<_, Infallible>(Frame::data(events)));
             Ok(with(StatusCode::OK, JSON, StreamBody::new(frames).boxed_unsync()))

@@ -124,6 +124,16 @@ impl Query {
             && self.labels.iter().all(|(name, value)| entry.label(name) == Some(value))
     }
 
+    /// Whether a pod of `namespace` may ask so: what others keep in ConfigMaps and ServiceAccounts is not its business.
+    pub fn allowed_to(&self, namespace: &str) -> Result<(), Refusal> {
+        match self.kind.serving() {
+            Serving::ByName if self.namespace.as_deref() != Some(namespace) => Err(Refusal::forbidden(
+                format!("{} are served to pods of their own namespace only", self.kind.plural()),
+            )),
+            Serving::ByName | Serving::Watched | Serving::Never => Ok(()),
+        }
+    }
+
     fn allowed(self) -> Result<Self, Refusal> {
         let plural = self.kind.plural();
         let named = matches!(self.selector, Selector::Name(_));

@@ -81,6 +81,16 @@ fn some_kinds_are_served_by_name_alone() {
 }
 
 #[test]
+fn what_others_keep_in_their_namespace_is_not_served() {
+    for plural in ["configmaps", "serviceaccounts"] {
+        let query = parse(&format!("/api/v1/namespaces/shop/{plural}/web"));
+        assert_eq!(query.allowed_to("shop"), Ok(()));
+        assert_eq!(query.allowed_to("other").unwrap_err().code, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(parse("/api/v1/namespaces/shop/services/web").allowed_to("other"), Ok(()));
+}
+
+#[test]
 fn nonsense_is_refused_with_a_reason() {
     for target in [
         "/",

@@ -17,6 +17,7 @@ pub fn complete(key: &Key, mut value: Value, previous: Option<&Object>, now: Tim
     for field in ["resourceVersion", "managedFields", "selfLink"] {
         metadata.remove(field);
     }
+    forget_last_applied(metadata);
     if key.kind.namespaced() {
         metadata.insert("namespace".to_owned(), json!(*key.name.namespace));
     }
@@ -29,6 +30,15 @@ pub fn complete(key: &Key, mut value: Value, previous: Option<&Object>, now: Tim
         default(spec, "serviceAccountName", || json!("default"));
     }
     value
+}
+
+/// kubectl's copy of the whole manifest, with what was in it by mistake: it is for kubectl alone, and half of the size.
+fn forget_last_applied(metadata: &mut Map<String, Value>) {
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    if annotations.is_empty() {
+        metadata.remove("annotations");
+    }
 }
 
 fn object_at<'v>(value: &'v mut Value, field: &str) -> Option<&'v mut Map<String, Value>> {
@@ -122,6 +132,21 @@ mod tests {
         assert_eq!(done["metadata"]["uid"], "u-1");
         assert_eq!(done["metadata"]["generation"], 7);
         assert_eq!(done["metadata"]["creationTimestamp"], "2020-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn what_only_other_programs_need_is_forgotten() {
+        let key = Key::new(Kind::Service, "shop", "web");
+        let applied = "kubectl.kubernetes.io/last-applied-configuration";
+        let mut value = service(80);
+        value["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+        value["metadata"]["annotations"] = json!({applied: "{}", "note": "kept"});
+        let done = complete(&key, value.clone(), None, Timestamp::UNIX_EPOCH);
+        assert_eq!(done["metadata"]["annotations"], json!({"note": "kept"}));
+        assert_eq!(done["metadata"].get("managedFields"), None);
+        value["metadata"]["annotations"] = json!({applied: "{}"});
+        let done = complete(&key, value, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(done["metadata"].get("annotations"), None);
     }
 
     #[test]
