@@ -4,25 +4,27 @@ use std::{net::SocketAddr, sync::Arc};
 
 use hyper::{Method, Request, Response, body::Incoming};
 use mesh::route::{BackendKey, RouteRef};
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::info;
 
 use crate::{
     body::Body,
     config::AccessLog,
     failure::Failure,
+    http::respond,
     metrics::{Direction, Metrics, RequestLabels, Security},
     proxy::Proxy,
     upstream::Endpoint,
 };
 
-/// What is noted while a request is served.
+/// What is noted while a request is served, until its response's body has ended.
 pub struct Access {
     direction: Direction,
     metrics: Arc<Metrics>,
     began: Instant,
     labels: RequestLabels,
     line: Option<Line>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// What only the access log needs; not made when the log is off.
@@ -42,33 +44,46 @@ impl Access {
         proxy: &Proxy,
         request: &Request<Incoming>,
         destination: SocketAddr,
-    ) -> Self {
+    ) -> Box<Self> {
         proxy.metrics.in_flight.inc();
-        let line = (proxy.config.access_log == AccessLog::All).then(|| Line {
-            errors_only: false,
+        let line = |errors_only: bool| Line {
+            errors_only,
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             destination,
             endpoint: None,
             error: None,
-        });
-        let line = line.or_else(|| {
-            (proxy.config.access_log == AccessLog::Errors).then(|| Line {
-                errors_only: true,
-                method: request.method().clone(),
-                path: String::new(),
-                destination,
-                endpoint: None,
-                error: None,
-            })
-        });
-        Self {
+        };
+        Box::new(Self {
             direction,
             metrics: Arc::clone(&proxy.metrics),
             began: Instant::now(),
             labels: RequestLabels::unknown(Security::None),
-            line,
-        }
+            line: match proxy.config.access_log {
+                AccessLog::Off => None,
+                AccessLog::Errors => Some(line(true)),
+                AccessLog::All => Some(line(false)),
+            },
+            room: Arc::clone(&proxy.requests).try_acquire_owned().ok(),
+        })
+    }
+
+    /// Whether the proxy may carry one more request. Its room is given back when the response has ended.
+    ///
+    /// # Errors
+    /// When it carries as many as it may.
+    pub fn has_room(&self) -> Result<(), Failure> {
+        self.room.as_ref().map(drop).ok_or(Failure::Overloaded)
+    }
+
+    /// The response, or the proxy's own answer in its place. What was noted goes with its body.
+    pub fn close(mut self: Box<Self>, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
+        let response = outcome.unwrap_or_else(|failure| {
+            self.failed(&failure);
+            respond::failure(&failure)
+        });
+        self.labels.http_response_status_code = response.status().as_u16();
+        response.map(|body| body.accounted(self))
     }
 
     /// The route that matched.
@@ -94,17 +109,11 @@ impl Access {
         self.labels.security = security;
     }
 
-    /// The proxy answers by itself.
-    pub fn failed(&mut self, failure: &Failure) {
+    fn failed(&mut self, failure: &Failure) {
         self.labels.error_type = failure.reason();
         if let Some(line) = &mut self.line {
             line.error = Some(failure.chain());
         }
-    }
-
-    /// The response's head goes out.
-    pub fn end(&mut self, response: &Response<Body>) {
-        self.labels.http_response_status_code = response.status().as_u16();
     }
 }
 
@@ -115,7 +124,8 @@ impl Drop for Access {
         if let Some(line) = self.line.take() {
             line.write(self);
         }
-        self.metrics.request(self.direction, self.labels.clone(), self.began.elapsed());
+        let labels = std::mem::replace(&mut self.labels, RequestLabels::unknown(Security::None));
+        self.metrics.request(self.direction, labels, self.began.elapsed());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The body of every request and response that passes: a stream from the other side, or our own few words.
 //!
-//! A response's body holds its exchange (connection, stream, load) and lets go at the very end of the body, not at
-//! its head: only then may the connection carry another request.
+//! A response's body holds what must last until the very end of the body, not only its head: the exchange with the
+//! endpoint (connection, stream, load) and the request's account (room, duration).
 
 use std::{
     pin::Pin,
@@ -10,13 +10,14 @@ use std::{
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
-use crate::upstream::Exchange;
+use crate::{access::Access, http::form::strip_mesh_headers, upstream::Exchange};
 
 /// A body on its way through the proxy.
 #[derive(Default)]
 pub struct Body {
     from: From,
     exchange: Option<Box<Exchange>>,
+    account: Option<Box<Access>>,
 }
 
 #[derive(Default)]
@@ -35,25 +36,36 @@ impl Body {
 
     /// Words of our own.
     pub fn words(words: impl Into<Bytes>) -> Self {
-        Self { from: From::Ourselves(words.into()), exchange: None }
+        Self { from: From::Ourselves(words.into()), ..Self::default() }
     }
 
     /// What the client sends.
     pub fn passing(body: Incoming) -> Self {
-        Self { from: From::Other(body), exchange: None }
+        Self { from: From::Other(body), ..Self::default() }
     }
 
-    /// What an endpoint answers.
+    /// What an endpoint answers. The exchange is given back at the body's end.
     pub fn carried(body: Incoming, exchange: Exchange) -> Self {
-        let mut body = Self { from: From::Other(body), exchange: Some(Box::new(exchange)) };
-        body.let_go_at_end();
+        let mut body = Self { from: From::Other(body), exchange: Some(Box::new(exchange)), account: None };
+        if body.is_end_stream() {
+            body.let_go();
+        }
         body
     }
 
-    fn let_go_at_end(&mut self) {
-        if self.is_end_stream()
-            && let Some(exchange) = self.exchange.take()
-        {
+    /// The (empty) body of an answer that switches protocols: the exchange lasts as long as the body is kept.
+    pub fn switched(body: Incoming, exchange: Exchange) -> Self {
+        Self { from: From::Other(body), exchange: Some(Box::new(exchange)), account: None }
+    }
+
+    /// Closes the request's account when the body ends.
+    pub fn accounted(mut self, account: Box<Access>) -> Self {
+        self.account = Some(account);
+        self
+    }
+
+    fn let_go(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
             exchange.finish();
         }
     }
@@ -67,7 +79,7 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = match &mut self.from {
+        let mut frame = match &mut self.from {
             From::Nothing => None,
             From::Ourselves(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -76,12 +88,20 @@ impl HttpBody for Body {
             }
             From::Other(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
-        match &frame {
+        match &mut frame {
             None => {
                 self.from = From::Nothing;
-                self.let_go_at_end();
+                self.let_go();
             }
-            Some(Ok(_)) => self.let_go_at_end(),
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    // What may not come in a header may not come behind the body either; and trailers are the end.
+                    strip_mesh_headers(trailers);
+                    self.let_go();
+                } else if self.is_end_stream() {
+                    self.let_go();
+                }
+            }
             Some(Err(_)) => drop(self.exchange.take()),
         }
         Poll::Ready(frame)

@@ -19,7 +19,11 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info};
 
@@ -39,7 +43,14 @@ pub struct ControlPlane {
     authority: Authority,
     token_file: PathBuf,
     bundle_file: PathBuf,
-    connection: Mutex<Option<SendRequest<Body>>>,
+    link: Mutex<Link>,
+}
+
+/// The connection, or when it was last tried in vain.
+#[derive(Default)]
+struct Link {
+    open: Option<SendRequest<Body>>,
+    failed: Option<Instant>,
 }
 
 /// Why the control plane could not be asked.
@@ -93,7 +104,7 @@ impl ControlPlane {
             authority,
             token_file: config.token_file.clone(),
             bundle_file: config.bundle_file.clone(),
-            connection: Mutex::default(),
+            link: Mutex::default(),
         })
     }
 
@@ -149,13 +160,23 @@ impl ControlPlane {
     }
 
     async fn connection(&self) -> Result<SendRequest<Body>, ControlError> {
-        let mut connection = self.connection.lock().await;
-        match connection.as_ref() {
-            Some(open) if !open.is_closed() => return Ok(open.clone()),
-            _ => *connection = None,
+        let arrived = Instant::now();
+        let mut link = self.link.lock().await;
+        if let Some(open) = link.open.as_ref().filter(|open| !open.is_closed()) {
+            return Ok(open.clone());
         }
-        let fresh = self.connect().await?;
-        Ok(connection.insert(fresh).clone())
+        // Who waited for an attempt that failed takes its failure, instead of waiting for one of its own.
+        if link.failed.is_some_and(|failed| failed > arrived) {
+            let source = io::Error::other("the attempt just before failed");
+            return Err(ControlError::Connect { authority: self.authority.clone(), source });
+        }
+        match self.connect().await {
+            Ok(fresh) => Ok(link.open.insert(fresh).clone()),
+            Err(error) => {
+                *link = Link { open: None, failed: Some(Instant::now()) };
+                Err(error)
+            }
+        }
     }
 
     async fn connect(&self) -> Result<SendRequest<Body>, ControlError> {

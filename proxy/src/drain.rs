@@ -24,6 +24,11 @@ impl Drain {
 }
 
 impl Draining {
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Returns when draining begins; never if nobody can begin it any more.
     pub async fn begins(mut self) {
         if self.0.wait_for(|begun| *begun).await.is_err() {

@@ -65,6 +65,17 @@ pub enum ConnectError {
     /// This proxy has no certificate at the moment.
     #[error("this proxy has no certificate")]
     NoCertificate,
+    /// The endpoint is meshed, but who it should be cannot be told.
+    #[error("nobody can say who should answer there")]
+    Unnameable,
+    /// Another request's attempt, which this one waited for, failed.
+    #[error("{why}")]
+    Shared {
+        /// Its reason.
+        reason: &'static str,
+        /// It and its causes.
+        why: String,
+    },
 }
 
 impl Failure {
@@ -111,14 +122,16 @@ impl Failure {
 }
 
 impl ConnectError {
-    fn reason(&self) -> &'static str {
+    /// A short token, as [`Failure::reason`].
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => "connection_refused",
             Self::Io(_) => "destination_ip_unroutable",
             Self::Timeout(_) => "connection_timeout",
             Self::Tls(_) => "tls_certificate_error",
             Self::Http(_) => "connection_terminated",
-            Self::NoCertificate => "proxy_configuration_error",
+            Self::NoCertificate | Self::Unnameable => "proxy_configuration_error",
+            Self::Shared { reason, .. } => reason,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod body;
+mod carry;
 mod config;
 mod control;
 mod discovery;
@@ -37,12 +38,12 @@ use crate::{
     discovery::Discovery,
     metrics::Metrics,
     net::listen::{bind, bind_to, serve},
-    proxy::{CONNECTIONS_MAX, Proxy},
+    proxy::{CONNECTIONS_MAX, CONNECTIONS_ONE_WAY, Proxy},
     upstream::Registry,
 };
 
 /// Connections at once to each of the proxy's own small servers.
-const OWN_CONNECTIONS_MAX: usize = 64;
+const OWN_CONNECTIONS_MAX: usize = 256;
 
 fn main() -> ExitCode {
     let config = Config::parse();
@@ -68,7 +69,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let control = Arc::new(ControlPlane::new(&config)?);
     let (renewed, credentials) = watch::channel(None);
-    tokio::spawn(identity::keep_renewed(Arc::clone(&control), identity, renewed));
+    // A connection of its own: no number of watches can keep a renewal waiting.
+    tokio::spawn(identity::keep_renewed(ControlPlane::new(&config)?, identity, renewed));
 
     let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone()));
     let discovery = Discovery::start(Arc::clone(&config), &control, Arc::clone(&registry));
@@ -119,14 +121,15 @@ impl Listeners {
     /// Serves every port; the returned room is whole again when no captured connection is left.
     fn serve(self, proxy: &Arc<Proxy>, probes: &Arc<Probes>) -> Arc<Semaphore> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let own = || Arc::new(Semaphore::new(OWN_CONNECTIONS_MAX));
+        let one_way = || vec![Arc::new(Semaphore::new(CONNECTIONS_ONE_WAY)), Arc::clone(&connections)];
+        let own = || vec![Arc::new(Semaphore::new(OWN_CONNECTIONS_MAX))];
         let of = || Arc::clone(proxy);
         let (outbound, inbound, admin, metrics, health) = (of(), of(), of(), of(), of());
         let probes = Arc::clone(probes);
-        tokio::spawn(serve(self.outbound, Arc::clone(&connections), move |stream, _| {
+        tokio::spawn(serve(self.outbound, one_way(), move |stream, _| {
             outbound::serve(Arc::clone(&outbound), stream)
         }));
-        tokio::spawn(serve(self.inbound, Arc::clone(&connections), move |stream, caller| {
+        tokio::spawn(serve(self.inbound, one_way(), move |stream, caller| {
             inbound::serve(Arc::clone(&inbound), stream, caller)
         }));
         tokio::spawn(serve(self.admin, own(), move |stream, _| admin::admin(Arc::clone(&admin), stream)));

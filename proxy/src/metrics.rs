@@ -113,7 +113,11 @@ pub struct Metrics {
     /// Requests that run now.
     pub in_flight: Gauge<i64>,
     series: AtomicU64,
+    ports: AtomicU64,
 }
+
+/// The most ports counted by themselves; all others are counted as port 0.
+const PORTS_MAX: u64 = 64;
 
 /// The most series of one kind; what comes after is counted without labels of its own.
 const SERIES_MAX: u64 = 2000;
@@ -135,6 +139,7 @@ impl Default for Metrics {
             certificate_expiry: Gauge::default(),
             in_flight: Gauge::default(),
             series: AtomicU64::new(0),
+            ports: AtomicU64::new(0),
         };
         metrics.register();
         metrics
@@ -174,11 +179,9 @@ impl Metrics {
 
     /// Counts a connection from outside the mesh.
     pub fn plaintext(&self, port: u16) {
-        if self.plaintext.get(&PortLabels { port }).is_some() || self.has_room() {
-            self.plaintext.get_or_create(&PortLabels { port }).inc();
-        } else {
-            self.plaintext.get_or_create(&PortLabels { port: 0 }).inc();
-        }
+        let known = self.plaintext.get(&PortLabels { port }).is_some();
+        let port = if known || self.ports.fetch_add(1, Ordering::Relaxed) < PORTS_MAX { port } else { 0 };
+        self.plaintext.get_or_create(&PortLabels { port }).inc();
     }
 
     /// Notes when the present certificate ends, in seconds since 1970.

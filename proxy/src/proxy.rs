@@ -9,8 +9,10 @@ use crate::{
     upstream::Registry,
 };
 
-/// Connections at once, in both directions together (file descriptors: two for each).
+/// Connections at once, in both directions together (file descriptors: two for each, of 20,000).
 pub const CONNECTIONS_MAX: usize = 9000;
+/// Connections at once in one direction: strangers that fill the inbound side leave room for the pod's own.
+pub const CONNECTIONS_ONE_WAY: usize = 7500;
 /// Requests at once; more are shed with 503.
 const REQUESTS_MAX: usize = 10_000;
 
@@ -29,7 +31,7 @@ pub struct Proxy {
     /// When it ends.
     pub draining: Draining,
     /// Room for requests.
-    pub requests: Semaphore,
+    pub requests: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -42,7 +44,7 @@ impl Proxy {
         metrics: Arc<Metrics>,
         draining: Draining,
     ) -> Arc<Self> {
-        let requests = Semaphore::new(REQUESTS_MAX);
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         Arc::new(Self { config, discovery, registry, credentials, metrics, draining, requests })
     }
 }

@@ -20,8 +20,9 @@ pub use probes::Probes;
 
 use crate::{body::Body, config::MtlsMode, proxy::Proxy};
 
-/// How long a caller may take for a request's head.
-const HEAD: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a caller may take for a request's head: short, because anybody can reach the health port, and the kubelet
+/// must find a place there.
+const HEAD: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Serves the admin port, which only this pod reaches: `/table`.
 pub async fn admin(proxy: Arc<Proxy>, stream: TcpStream) {
@@ -85,6 +86,7 @@ where
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use hyper::{Request, Response, StatusCode, client::conn::http1, header::HOST};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    client::conn::http1,
+    header::{HOST, HeaderName, HeaderValue, USER_AGENT},
+};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -116,14 +120,29 @@ impl Probe {
                 let stream = connect(address, None).await?;
                 let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
-                let host = if host.is_empty() { address.to_string() } else { host.clone() };
-                let request = Request::get(path).header(HOST, host).header("user-agent", "kube-probe/heddle");
-                let request =
-                    headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-                Ok(sender.send_request(request.body(Body::empty())?).await?.status())
+                let mut request = Request::get(path).body(Body::empty())?;
+                let headers = request_headers(host, headers, address)?;
+                *request.headers_mut() = headers;
+                Ok(sender.send_request(request).await?.status())
             }
         }
     }
+}
+
+/// The headers of a probe, as the kubelet makes them: what the manifest names comes in the place of what is usual.
+fn request_headers(
+    host: &str,
+    named: &[(String, String)],
+    address: SocketAddr,
+) -> Result<HeaderMap, Box<dyn std::error::Error + Send + Sync>> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in named {
+        headers.append(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
+    }
+    let usual_host = if host.is_empty() { address.to_string() } else { host.to_owned() };
+    headers.entry(HOST).or_insert(HeaderValue::try_from(usual_host)?);
+    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("kube-probe/heddle"));
+    Ok(headers)
 }
 
 #[cfg(test)]
@@ -134,6 +153,14 @@ mod tests {
     fn a_probe_of_no_known_kind_is_named() {
         let error = Probes::parse(r#"{"web/livenessProbe":{"exec":{}}}"#, None).err().expect("refused");
         assert!(error.to_string().contains("web/livenessProbe"));
+    }
+
+    #[test]
+    fn a_host_that_the_manifest_names_is_the_only_one() {
+        let named = [("Host".to_owned(), "shop.example".to_owned())];
+        let headers = request_headers("", &named, ([10, 0, 0, 1], 80).into()).expect("headers");
+        let hosts: Vec<_> = headers.get_all(HOST).iter().collect();
+        assert_eq!(hosts, ["shop.example"]);
     }
 
     #[tokio::test]

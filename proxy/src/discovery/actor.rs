@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -22,15 +22,15 @@ use mesh::{
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, interval, sleep},
+    time::{Instant, interval, sleep, timeout},
 };
 use tracing::{debug, info};
 
 use super::{
-    Ask, Destination, Entry, Known, QUEUE,
+    Ask, Destination, Entry, HOLD, Known, QUEUE,
     live::{LivePod, LiveService, Table},
     store::Store,
-    watch::{self, Change, WatchKey},
+    watch::{self, Change, WatchId, WatchKey},
 };
 use crate::{
     config::Config,
@@ -61,8 +61,8 @@ pub(super) struct Actor {
     pods: BTreeMap<IpAddr, PodEntry>,
     backends: HashMap<BackendKey, Arc<Backend>>,
     waiting: HashMap<IpAddr, Vec<oneshot::Sender<Destination>>>,
-    changes: mpsc::Sender<(WatchKey, Change)>,
-    changed: Option<mpsc::Receiver<(WatchKey, Change)>>,
+    changes: mpsc::Sender<(WatchId, Change)>,
+    changed: Option<mpsc::Receiver<(WatchId, Change)>>,
     found: mpsc::Sender<(IpAddr, Found)>,
     looked_up: Option<mpsc::Receiver<(IpAddr, Found)>>,
 }
@@ -86,7 +86,7 @@ enum Found {
     Service(ServiceName),
     Pod,
     Nothing,
-    Error(kube::Error),
+    Error(String),
 }
 
 impl Actor {
@@ -140,8 +140,8 @@ impl Actor {
             return drop(answer.send(destination));
         }
         let waiting = self.waiting.entry(ip).or_default();
-        let first = waiting.is_empty();
         waiting.retain(|answer| !answer.is_closed());
+        let first = waiting.is_empty();
         waiting.push(answer);
         if first {
             self.look_up(ip, Duration::ZERO);
@@ -152,7 +152,10 @@ impl Actor {
         let (client, found) = (self.client.clone(), self.found.clone());
         tokio::spawn(async move {
             sleep(pause).await;
-            let what = look_up(client, ip).await.unwrap_or_else(Found::Error);
+            let what = match timeout(HOLD, look_up(client, ip)).await {
+                Ok(found) => found.unwrap_or_else(|error| Found::Error(error.to_string())),
+                Err(_) => Found::Error("no answer in time".into()),
+            };
             // The receiver is gone only when the program ends.
             let _ = found.send((ip, what)).await;
         });
@@ -163,7 +166,7 @@ impl Actor {
             Found::Service(name) => {
                 self.services.entry(name.clone()).or_default();
                 self.refresh_service(&name);
-                // Its Service object may name other addresses by now; then the question is asked anew.
+                // The Service may have lost the address since, or another Service may have the better claim to it.
                 if self.services.get(&name).is_some_and(|e| e.live.is_some() && !e.addresses.contains(&ip)) {
                     self.answer(ip, &Destination::Elsewhere);
                 }
@@ -186,8 +189,8 @@ impl Actor {
     }
 
     /// Asks again while somebody waits; each waits only so long, by its own clock.
-    fn retry_lookup(&mut self, ip: IpAddr, error: &kube::Error) {
-        debug!(%ip, %error, "cannot look an address up");
+    fn retry_lookup(&mut self, ip: IpAddr, error: &str) {
+        debug!(%ip, error, "cannot look an address up");
         let waiting = self.waiting.entry(ip).or_default();
         waiting.retain(|answer| !answer.is_closed());
         if waiting.is_empty() {
@@ -198,19 +201,14 @@ impl Actor {
     }
 
     /// Takes a change and all that have queued behind it, then works out what they touch, once.
-    fn take_changes(
-        &mut self,
-        (key, change): (WatchKey, Change),
-        more: &mut mpsc::Receiver<(WatchKey, Change)>,
-    ) {
+    fn take_changes(&mut self, first: (WatchId, Change), more: &mut mpsc::Receiver<(WatchId, Change)>) {
         let mut touched = BTreeSet::new();
-        if self.store.take(&key, change) {
-            touched.insert(key);
-        }
-        while let Ok((key, change)) = more.try_recv() {
-            if self.store.take(&key, change) {
-                touched.insert(key);
+        let mut next = Some(first);
+        while let Some((id, change)) = next {
+            if self.store.take(&id, change) {
+                touched.insert(id.key);
             }
+            next = more.try_recv().ok();
         }
         let services: Vec<_> = self.services.iter().filter(|(_, e)| !e.needs.is_disjoint(&touched)).collect();
         let services: Vec<_> = services.into_iter().map(|(name, _)| name.clone()).collect();
@@ -242,8 +240,8 @@ impl Actor {
     }
 
     fn publish(&mut self, name: &ServiceName) {
-        let Some(service) = self.store.service(name) else { return self.remove_service(name) };
-        let addresses = addresses(service);
+        let Some(service) = self.store.service(name) else { return self.withdraw(name) };
+        let addresses = Addresses::of(service, &self.config);
         let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
         let backends = routes.backends.iter().map(|key| self.backend(key)).collect();
         self.publish_table(name, Table { routes, backends }, addresses);
@@ -296,25 +294,35 @@ impl Actor {
 
     /// A backend with its present endpoints; the same object as before, so that running requests stay counted.
     fn backend(&mut self, key: &BackendKey) -> Arc<Backend> {
-        let endpoints: Vec<Arc<Endpoint>> = {
+        let ready = self.endpoints_of(key);
+        let endpoints: Vec<_> = {
             let facts = self.facts_of(&key.service);
-            let facts_at = |ip: IpAddr| {
-                facts
-                    .get(&ip)
-                    .copied()
-                    .or_else(|| self.store.pods(&WatchKey::PodAt(ip)).find(|pod| !pod.finished))
-            };
-            let ready = self.endpoints_of(key).into_iter();
-            ready
-                .map(|endpoint| self.registry.endpoint(endpoint.addr, facts_at(endpoint.addr.ip())))
-                .collect()
+            let before = self.backends.get(key);
+            ready.iter().map(|endpoint| self.endpoint(endpoint.addr, &facts, before)).collect()
         };
         let backend = self.backends.entry(key.clone()).or_insert_with(|| Arc::new(Backend::new(key.clone())));
         backend.set_endpoints(endpoints);
         Arc::clone(backend)
     }
 
-    fn publish_table(&mut self, name: &ServiceName, table: Table, addresses: Vec<IpAddr>) {
+    /// The endpoint at an address of a Service. One that was meshed and whose pod nobody knows any more (its pod's
+    /// watch ran ahead of its slice's) stays meshed: it may not be there, but it is never dialled in plaintext.
+    fn endpoint(
+        &self,
+        addr: SocketAddr,
+        facts: &HashMap<IpAddr, &PodFacts>,
+        before: Option<&Arc<Backend>>,
+    ) -> Arc<Endpoint> {
+        let at = WatchKey::PodAt(addr.ip());
+        let pod = facts.get(&addr.ip()).copied().or_else(|| self.store.pods(&at).find(|pod| !pod.finished));
+        let stays = || before?.meshed_endpoint(addr);
+        match pod {
+            Some(_) => self.registry.endpoint(addr, pod),
+            None => stays().unwrap_or_else(|| self.registry.endpoint(addr, None)),
+        }
+    }
+
+    fn publish_table(&mut self, name: &ServiceName, table: Table, addresses: Addresses) {
         let Some(entry) = self.services.get_mut(name) else { return };
         let live = match &entry.live {
             Some(live) => {
@@ -326,22 +334,30 @@ impl Actor {
                 Arc::clone(entry.live.insert(Arc::new(LiveService::new(table))))
             }
         };
-        let old = std::mem::replace(&mut entry.addresses, addresses.clone());
+        let destination = Destination::Service(live);
+        let old = std::mem::take(&mut entry.addresses);
         self.known.change(|known| {
             old.iter().for_each(|ip| drop(known.remove(ip)));
-            let found =
-                addresses.iter().map(|ip| (*ip, Entry::Found(Destination::Service(Arc::clone(&live)))));
-            known.extend(found);
+            // A cluster address is its Service's alone. Any other is a claim, which takes nothing from anybody.
+            let vacant = |ip: &&IpAddr| !matches!(known.get(*ip), Some(Entry::Found(_)));
+            let claimed: Vec<_> = addresses.claimed.iter().filter(vacant).copied().collect();
+            entry.addresses = addresses.own.into_iter().chain(claimed).collect();
+            known.extend(entry.addresses.iter().map(|ip| (*ip, Entry::Found(destination.clone()))));
         });
-        for ip in addresses {
-            self.answer(ip, &Destination::Service(Arc::clone(&live)));
+        for ip in entry.addresses.clone() {
+            self.answer(ip, &destination);
         }
     }
 
-    fn remove_service(&mut self, name: &ServiceName) {
-        info!(service = %name, "a service is gone");
-        let Some(entry) = self.services.remove(name) else { return };
-        self.known.change(|known| entry.addresses.iter().for_each(|ip| drop(known.remove(ip))));
+    /// A Service is gone. Who still holds it gets answers that say so; if it comes back, they go on with it.
+    fn withdraw(&mut self, name: &ServiceName) {
+        let Some(entry) = self.services.get_mut(name) else { return };
+        let gone = std::mem::take(&mut entry.addresses);
+        match &entry.live {
+            Some(live) => live.publish(Table::empty(name)),
+            None => drop(self.services.remove(name)),
+        }
+        self.known.change(|known| gone.iter().for_each(|ip| drop(known.remove(ip))));
         let waiting: Vec<_> = self.waiting.keys().copied().filter(|ip| !self.pods.contains_key(ip)).collect();
         waiting.into_iter().for_each(|ip| self.look_up(ip, LOOKUP_RETRY));
     }
@@ -373,7 +389,7 @@ impl Actor {
 
     fn open(&mut self, key: &WatchKey) {
         let (client, changes) = (&self.client, &self.changes);
-        self.store.ensure(key, |key| watch::start(key, client.clone(), changes.clone()));
+        self.store.ensure(key, |id| watch::start(id, client.clone(), changes.clone()));
     }
 
     /// Drops what nobody uses, the watches behind it, and answers that are out of date.
@@ -474,20 +490,42 @@ fn holders(live: &Arc<LiveService>, addresses: usize) -> usize {
     Arc::strong_count(live).saturating_sub(addresses) + 1
 }
 
-/// Every address at which a Service is reached: cluster, external and load-balancer ones, of both families.
-fn addresses(service: &k8s_openapi::api::core::v1::Service) -> Vec<IpAddr> {
-    let spec = service.spec.as_ref();
-    let cluster = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
-    let first = spec.and_then(|spec| spec.cluster_ip.as_ref()).into_iter();
-    let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
-    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress =
-        balancer.and_then(|lb| lb.ingress.as_ref()).into_iter().flatten().filter_map(|i| i.ip.as_ref());
-    let mut all: Vec<_> =
-        cluster.chain(first).chain(external).chain(ingress).filter_map(|ip| ip.parse().ok()).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
+/// The addresses at which a Service is reached, of both families.
+struct Addresses {
+    /// Its cluster addresses, which the API server gives to one Service each.
+    own: Vec<IpAddr>,
+    /// External and load-balancer addresses, which its author or a controller writes: those within the cluster's own
+    /// ranges, or of this machine, are nobody's to claim.
+    claimed: Vec<IpAddr>,
+}
+
+impl Addresses {
+    fn of(service: &k8s_openapi::api::core::v1::Service, config: &Config) -> Self {
+        let spec = service.spec.as_ref();
+        let cluster = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+        let first = spec.and_then(|spec| spec.cluster_ip.as_ref()).into_iter();
+        let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
+        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ingress =
+            balancer.and_then(|lb| lb.ingress.as_ref()).into_iter().flatten().filter_map(|i| i.ip.as_ref());
+        let own = parsed(cluster.chain(first));
+        let claimable = |ip: &IpAddr| !config.in_cluster(*ip) && is_routable(*ip) && !own.contains(ip);
+        let claimed = parsed(external.chain(ingress)).into_iter().filter(claimable).collect();
+        Self { own, claimed }
+    }
+}
+
+fn parsed<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
+    let all: BTreeSet<_> = texts.filter_map(|ip| ip.parse().ok()).collect();
+    all.into_iter().collect()
+}
+
+fn is_routable(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 async fn look_up(client: Client, ip: IpAddr) -> Result<Found, kube::Error> {

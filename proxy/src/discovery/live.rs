@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
-use mesh::{pod::PodFacts, route::ServiceTable};
+use mesh::{names::ServiceName, pod::PodFacts, route::ServiceTable};
 use tokio::time::Instant;
 
 use crate::upstream::{Backend, Endpoint, Registry};
@@ -28,6 +28,14 @@ pub struct Table {
     pub routes: ServiceTable,
     /// One for each of `routes.backends`, in its order.
     pub backends: Vec<Arc<Backend>>,
+}
+
+impl Table {
+    /// The table of a Service that is gone: nothing goes anywhere.
+    pub fn empty(service: &ServiceName) -> Self {
+        let routes = ServiceTable { service: service.clone(), ports: BTreeMap::new(), backends: Vec::new() };
+        Self { routes, backends: Vec::new() }
+    }
 }
 
 impl LiveService {
@@ -54,6 +62,9 @@ impl LiveService {
         self.used.since()
     }
 }
+
+/// The most ports of one pod whose connections are kept between uses.
+const PORTS_MAX: usize = 64;
 
 /// A pod that is dialled by its own address.
 pub struct LivePod {
@@ -82,10 +93,16 @@ impl LivePod {
 
     /// One port of the pod, to be dialled.
     pub fn endpoint(&self, port: u16, registry: &Registry) -> Arc<Endpoint> {
-        let facts = self.facts();
-        let endpoint = registry.endpoint(SocketAddr::new(self.ip, port), facts.as_deref());
+        let addr = SocketAddr::new(self.ip, port);
+        let endpoint = match self.facts() {
+            Some(facts) => registry.endpoint(addr, Some(&facts)),
+            // Gone between the question and its answer: whoever has the address next is not who was meant.
+            None => registry.nobody(addr),
+        };
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        endpoints.insert(port, Arc::clone(&endpoint));
+        if endpoints.len() < PORTS_MAX {
+            endpoints.insert(port, Arc::clone(&endpoint));
+        }
         endpoint
     }
 

@@ -10,12 +10,13 @@ use mesh::{
     route::Route,
 };
 
-use super::watch::{Change, Object, Seen, Watch, WatchKey};
+use super::watch::{Change, Object, Seen, Watch, WatchId, WatchKey};
 
 /// The open watches and what they hold.
 #[derive(Default)]
 pub struct Store {
     watches: HashMap<WatchKey, Watched>,
+    opened: u64,
 }
 
 struct Watched {
@@ -23,17 +24,24 @@ struct Watched {
     /// The set that is on its way after a (re)start; the old one counts until it is whole.
     coming: Option<BTreeMap<ObjectName, Seen>>,
     synced: bool,
+    /// Tells this watch's changes from those that an earlier watch of the same key left in the queue.
+    number: u64,
     _watch: Watch,
 }
 
 impl Store {
     /// Opens a watch unless it is open.
-    pub fn ensure(&mut self, key: &WatchKey, open: impl FnOnce(&WatchKey) -> Watch) {
-        self.watches.entry(key.clone()).or_insert_with_key(|key| Watched {
-            objects: BTreeMap::new(),
-            coming: None,
-            synced: false,
-            _watch: open(key),
+    pub fn ensure(&mut self, key: &WatchKey, open: impl FnOnce(WatchId) -> Watch) {
+        let number = self.opened;
+        self.watches.entry(key.clone()).or_insert_with_key(|key| {
+            self.opened += 1;
+            Watched {
+                objects: BTreeMap::new(),
+                coming: None,
+                synced: false,
+                number,
+                _watch: open(WatchId { key: key.clone(), number }),
+            }
         });
     }
 
@@ -43,8 +51,9 @@ impl Store {
     }
 
     /// Takes a change in. `false`: nothing that anybody can see has changed.
-    pub fn take(&mut self, key: &WatchKey, change: Change) -> bool {
-        let Some(watch) = self.watches.get_mut(key) else { return false };
+    pub fn take(&mut self, id: &WatchId, change: Change) -> bool {
+        let watch = self.watches.get_mut(&id.key).filter(|watch| watch.number == id.number);
+        let Some(watch) = watch else { return false };
         match change {
             Change::Restarted => {
                 watch.coming = Some(BTreeMap::new());

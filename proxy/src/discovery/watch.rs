@@ -51,6 +51,15 @@ pub enum WatchKey {
     Routes(RouteKind, String),
 }
 
+/// One opening of a watch.
+#[derive(Debug, Clone)]
+pub struct WatchId {
+    /// What it covers.
+    pub key: WatchKey,
+    /// Counts the watches that were opened.
+    pub number: u64,
+}
+
 /// An object, reduced to what the mesh makes of it.
 #[derive(Debug, Clone)]
 pub enum Object {
@@ -102,49 +111,29 @@ impl Drop for Watch {
     }
 }
 
-/// Starts a watch whose changes go to `changes`, each with the watch's key.
-pub fn start(key: &WatchKey, client: Client, changes: mpsc::Sender<(WatchKey, Change)>) -> Watch {
-    let task = match key {
+/// Starts a watch whose changes go to `changes`, each with the watch's mark.
+pub fn start(id: WatchId, client: Client, changes: mpsc::Sender<(WatchId, Change)>) -> Watch {
+    let config = watcher::Config::default;
+    let task = match id.key.clone() {
         WatchKey::Service(name) => {
-            let selector = format!("metadata.name={}", name.name);
-            spawn(
-                key,
-                namespaced::<Service>(client, name),
-                watcher::Config::default().fields(&selector),
-                changes,
-            )
+            let this = config().fields(&format!("metadata.name={}", name.name));
+            spawn(id, namespaced::<Service>(client, &name), this, changes)
         }
         WatchKey::Slices(name) => {
-            let selector = format!("kubernetes.io/service-name={}", name.name);
-            spawn(
-                key,
-                namespaced::<EndpointSlice>(client, name),
-                watcher::Config::default().labels(&selector),
-                changes,
-            )
+            let of_service = config().labels(&format!("kubernetes.io/service-name={}", name.name));
+            spawn(id, namespaced::<EndpointSlice>(client, &name), of_service, changes)
         }
         WatchKey::PodsOf(name) => {
-            let selector = format!("heddle.dev/service={name}");
-            spawn(
-                key,
-                Api::<DeserializeGuard<Pod>>::all(client),
-                watcher::Config::default().fields(&selector),
-                changes,
-            )
+            let of_service = config().fields(&format!("heddle.dev/service={name}"));
+            spawn(id, Guarded::<Pod>::all(client), of_service, changes)
         }
         WatchKey::PodAt(ip) => {
-            let selector = format!("status.podIPs={ip}");
-            spawn(
-                key,
-                Api::<DeserializeGuard<Pod>>::all(client),
-                watcher::Config::default().fields(&selector),
-                changes,
-            )
+            let at = config().fields(&format!("status.podIPs={ip}"));
+            spawn(id, Guarded::<Pod>::all(client), at, changes)
         }
         WatchKey::Routes(kind, namespace) => {
-            let routes =
-                Api::<DeserializeGuard<DynamicObject>>::namespaced_with(client, namespace, &resource(*kind));
-            spawn(key, routes, watcher::Config::default(), changes)
+            let routes = Guarded::<DynamicObject>::namespaced_with(client, &namespace, &resource(kind));
+            spawn(id, routes, config(), changes)
         }
     };
     Watch(task.abort_handle())
@@ -172,19 +161,19 @@ fn resource(kind: RouteKind) -> ApiResource {
 }
 
 fn spawn<K: Watched>(
-    key: &WatchKey,
+    id: WatchId,
     api: Guarded<K>,
     config: watcher::Config,
-    changes: mpsc::Sender<(WatchKey, Change)>,
+    changes: mpsc::Sender<(WatchId, Change)>,
 ) -> JoinHandle<()> {
-    tokio::spawn(follow(key.clone(), api, config.streaming_lists(), changes))
+    tokio::spawn(follow(id, api, config, changes))
 }
 
 async fn follow<K: Watched>(
-    key: WatchKey,
+    id: WatchId,
     api: Guarded<K>,
     config: watcher::Config,
-    changes: mpsc::Sender<(WatchKey, Change)>,
+    changes: mpsc::Sender<(WatchId, Change)>,
 ) {
     let mut events = pin!(watcher(api, config));
     let mut retry = RETRY_MIN;
@@ -192,12 +181,12 @@ async fn follow<K: Watched>(
         match event {
             Ok(event) => {
                 retry = RETRY_MIN;
-                if changes.send((key.clone(), change(&key, event))).await.is_err() {
+                if changes.send((id.clone(), change(&id.key, event))).await.is_err() {
                     return;
                 }
             }
             Err(error) => {
-                debug!(?key, %error, "a watch broke off");
+                debug!(?id, %error, "a watch broke off");
                 sleep(retry.mul_f64(0.5 + fastrand::f64())).await;
                 retry = (retry * 2).min(RETRY_MAX);
             }

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use hyper::{
-    HeaderMap, Method, Request, Uri, Version,
+    HeaderMap, Method, Request, Response, Uri, Version,
     body::Body as _,
     header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE},
     http::uri::{Authority, PathAndQuery, Scheme},
@@ -18,10 +18,6 @@ use crate::body::Body;
 
 /// Says over mTLS that the server speaks HTTP/2, because its client does; never leaves the mesh.
 const SERVER_HTTP: HeaderName = HeaderName::from_static("heddle-server-http");
-/// Says over mTLS which protocol a server asked to switch to; never leaves the mesh.
-pub const SWITCHED: HeaderName = HeaderName::from_static("heddle-switched");
-/// The status of a response that declined a switch with a success (which HTTP/2 would take for an acceptance).
-pub const STATUS: HeaderName = HeaderName::from_static("heddle-status");
 /// Who the caller is, as the connection proved; the form is Envoy's, which applications know.
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -45,6 +41,12 @@ pub fn objection(request: &Request<impl Sized>) -> Option<&'static str> {
         Some("Host differs from the request's target")
     } else if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         Some("Content-Length with Transfer-Encoding")
+    } else if headers
+        .get_all(TRANSFER_ENCODING)
+        .iter()
+        .any(|te| !te.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        Some("Transfer-Encoding other than chunked")
     } else if lengths.iter().any(|length| Some(*length) != headers.get(CONTENT_LENGTH)) {
         Some("conflicting Content-Length")
     } else if host.is_some_and(|host| !host.is_empty() && Authority::try_from(host.as_bytes()).is_err()) {
@@ -87,19 +89,14 @@ pub fn for_h2(request: &mut Request<Body>, addr: SocketAddr) {
     }
     request.headers_mut().remove(HOST);
     *request.version_mut() = Version::HTTP_2;
-    strip_hop_by_hop(request.headers_mut());
 }
 
-/// HTTP/1.1 for a server.
+/// HTTP/1.1 for a server. A client's absolute target stays (its server may be a proxy); HTTP/2's does not.
 pub fn for_h1(request: &mut Request<Body>) {
-    for_h1_keeping_upgrade(request);
-    request.headers_mut().remove(UPGRADE);
-}
-
-/// HTTP/1.1 for a server that is asked to switch protocols: `Upgrade` and its `Connection` stay.
-pub fn for_h1_keeping_upgrade(request: &mut Request<Body>) {
-    let upgrade = request.headers().get(UPGRADE).cloned();
-    strip_hop_by_hop(request.headers_mut());
+    if request.version() != Version::HTTP_2 {
+        *request.version_mut() = Version::HTTP_11;
+        return;
+    }
     if let Some(authority) = request.uri().authority().cloned() {
         if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
             request.headers_mut().insert(HOST, host);
@@ -107,48 +104,84 @@ pub fn for_h1_keeping_upgrade(request: &mut Request<Body>) {
         let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
     }
-    if let Some(upgrade) = upgrade {
-        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        request.headers_mut().insert(UPGRADE, upgrade);
-    }
     *request.version_mut() = Version::HTTP_11;
+}
+
+/// Takes off what belongs to the connection that a request came on, and what only the mesh may say. Returns the
+/// protocol that it asks to switch to.
+///
+/// Done before anything else happens to the request: what a route or the mesh adds later stays.
+pub fn receive(request: &mut Request<Body>) -> Option<HeaderValue> {
+    let upgrade = upgrade_asked(request.headers()).filter(|_| request.body().is_end_stream());
+    strip_hop_by_hop(request.headers_mut());
+    strip_mesh_headers(request.headers_mut());
+    upgrade
+}
+
+/// Takes off a response what belongs to the connection that it came on, and what only the mesh may say.
+pub fn clean_response<B>(response: &mut Response<B>) {
+    strip_hop_by_hop(response.headers_mut());
+    strip_mesh_headers(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
 }
 
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), and what `Connection` names.
 ///
 /// `TE: trailers` and `Trailer` stay: trailers pass through.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(named) = headers.get(CONNECTION) {
-        let named = named
-            .as_bytes()
-            .split(|b| *b == b',')
-            .filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok());
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let kept = |name: &HeaderName| [TE, HOST, CONTENT_LENGTH].contains(name);
         let named: Vec<_> =
-            named.filter(|name| *name != TE && *name != HOST && *name != CONTENT_LENGTH).collect();
-        named.iter().for_each(|name| drop(headers.remove(name)));
-        while headers.remove(CONNECTION).is_some() {}
+            tokens(headers, CONNECTION).filter_map(|n| HeaderName::from_bytes(n).ok()).collect();
+        named.iter().filter(|name| !kept(name)).for_each(|name| drop(headers.remove(name)));
+        headers.remove(CONNECTION);
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
         headers.remove(name);
     }
-    if headers.get(TE).is_some_and(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+    if headers.contains_key(TE) {
+        let trailers = tokens(headers, TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
         headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
     }
 }
 
-/// Removes every header that only the mesh itself may set (security rule: identity comes from the connection).
+/// Removes every header that only the mesh itself may set (security rule: identity comes from the connection), and their
+/// twins with underscores, which CGI and its heirs cannot tell apart.
 pub fn strip_mesh_headers(headers: &mut HeaderMap) {
-    headers.remove(CLIENT_CERT);
-    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("heddle-")).cloned().collect();
+    let ours: Vec<_> = headers.keys().filter(|name| is_mesh_header(name.as_str())).cloned().collect();
     ours.into_iter().for_each(|name| drop(headers.remove(name)));
+}
+
+fn is_mesh_header(name: &str) -> bool {
+    let alike = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
+    let begins =
+        |with: &str| name.len() >= with.len() && name.bytes().zip(with.bytes()).all(|(a, b)| alike(a, b));
+    begins("heddle-") || (begins(CLIENT_CERT.as_str()) && name.len() == CLIENT_CERT.as_str().len())
 }
 
 /// The protocol that a request asks to switch to, if it does (RFC 9110 section 7.8). `h2c` is not one of them: it was
 /// taken out of HTTP (RFC 9113) and would hide the requests behind it from routing.
-pub fn upgrade_asked(headers: &HeaderMap) -> Option<HeaderValue> {
-    let tokens = headers.get(CONNECTION)?.as_bytes().split(|b| *b == b',');
-    let asks = tokens.map(<[u8]>::trim_ascii).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
-    headers.get(UPGRADE).filter(|protocol| asks && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
+fn upgrade_asked(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let hides = tokens(headers, UPGRADE).any(is_h2c);
+    headers.get(UPGRADE).filter(|_| asks && !hides).cloned()
+}
+
+/// Whether a protocol is HTTP/2 by upgrade, in any spelling.
+pub fn is_h2c(protocol: &[u8]) -> bool {
+    protocol.eq_ignore_ascii_case(b"h2c")
+}
+
+/// The comma-separated tokens of every line of a header.
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
 }
 
 /// Whether a request may be sent again after it may have reached a server: safe, and without a body.
@@ -188,6 +221,7 @@ mod tests {
         let headers =
             [("host", "web.shop"), ("connection", "close, x-private"), ("x-private", "1"), ("x-kept", "2")];
         let mut request = request("/a?b=c", &headers);
+        receive(&mut request);
         for_peer(&mut request, ([10, 0, 0, 1], 80).into(), HttpVersion::Http1);
         assert_eq!(request.uri(), "http://web.shop/a?b=c");
         check_headers(&request, &[("x-kept", "2")]);
@@ -195,7 +229,9 @@ mod tests {
 
     #[test]
     fn a_server_gets_one_host_and_a_path() {
-        let mut request = request("http://web.shop/a?b=c", &[("te", "trailers"), ("keep-alive", "5")]);
+        let mut request = request("http://web.shop/a?b=c", &[("te", "gzip, trailers"), ("keep-alive", "5")]);
+        *request.version_mut() = Version::HTTP_2;
+        receive(&mut request);
         for_h1(&mut request);
         assert_eq!(request.uri(), "/a?b=c");
         check_headers(&request, &[("te", "trailers"), ("host", "web.shop")]);
@@ -226,9 +262,16 @@ mod tests {
     }
 
     #[test]
+    fn no_coding_but_chunked() {
+        assert!(objection(&request("/", &[("transfer-encoding", "gzip, chunked")])).is_some());
+        assert_eq!(objection(&request("/", &[("transfer-encoding", "chunked")])), None);
+    }
+
+    #[test]
     fn h2c_is_no_upgrade_that_passes() {
         let headers = |protocol| [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", protocol)];
         assert!(upgrade_asked(request("/", &headers("websocket")).headers()).is_some());
         assert!(upgrade_asked(request("/", &headers("h2c")).headers()).is_none());
+        assert!(upgrade_asked(request("/", &headers("websocket, h2c")).headers()).is_none());
     }
 }

@@ -10,50 +10,82 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
 
+use super::HttpVersion;
 use crate::{body::Body, drain::Draining};
 
 /// A request's head, decoded, at most.
 const HEAD_MAX: usize = 64 * 1024;
+const HEAD_MAX_H2: u32 = 64 * 1024;
+/// What one stream may have buffered towards a slow reader.
+const SEND_BUFFER: usize = 64 * 1024;
+/// A silent HTTP/2 connection is asked for a sign of life this often…
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// …and given up when none comes for this long.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How much a kind of caller may do.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a connection may wait for a request's whole head, idle time included.
-    pub head: Duration,
+    /// How long an HTTP/1 connection may wait for a request's whole head, idle time included; none for the own
+    /// application (a timer for each request costs more than it defends there).
+    head: Option<Duration>,
     /// HTTP/2 streams at once.
-    pub streams: u32,
+    streams: u32,
     /// What one HTTP/2 stream may have in flight.
-    pub stream_window: u32,
+    stream_window: u32,
     /// What an HTTP/2 connection may have in flight.
-    pub connection_window: u32,
+    connection_window: u32,
+    /// Whether protocols may be switched by extended CONNECT (RFC 8441), which only proxies do.
+    switches: bool,
 }
 
 impl Limits {
     /// The own application, which is trusted: limits only bound memory.
     pub const APPLICATION: Self = Self {
-        head: Duration::from_secs(3600),
+        head: None,
         streams: 1000,
         stream_window: 64 * 1024,
         connection_window: 1024 * 1024,
+        switches: false,
     };
     /// A peer's proxy.
     pub const PEER: Self = Self {
-        head: Duration::from_secs(60),
+        head: Some(Duration::from_secs(60)),
         streams: 256,
         stream_window: 512 * 1024,
         connection_window: 4 * 1024 * 1024,
+        switches: true,
     };
     /// A caller from outside the mesh.
     pub const UNMESHED: Self =
-        Self { streams: 256, ..Self { head: Duration::from_secs(60), ..Self::APPLICATION } };
+        Self { head: Some(Duration::from_secs(60)), streams: 256, ..Self::APPLICATION };
 }
 
-/// Serves HTTP/1.1 on a connection until it ends, or drains.
-///
-/// # Errors
-/// What broke the connection.
-pub async fn http1<I, F, Fut>(io: I, limits: Limits, draining: Draining, handle: F) -> hyper::Result<()>
+/// Serves a connection's requests until it ends, drains, or (HTTP/2 only) `until` is over.
+pub async fn serve<I, F, Fut>(
+    io: I,
+    version: HttpVersion,
+    limits: Limits,
+    until: Option<Duration>,
+    draining: Draining,
+    handle: F,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> Fut + Send,
+    Fut: Future<Output = Response<Body>> + Send + 'static,
+{
+    let ended = match version {
+        HttpVersion::Http1 => http1(io, limits, draining, handle).await,
+        HttpVersion::Http2 => http2(io, limits, until, draining, handle).await,
+    };
+    if let Err(error) = ended {
+        debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+async fn http1<I, F, Fut>(io: I, limits: Limits, draining: Draining, handle: F) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send,
@@ -63,28 +95,26 @@ where
         let response = handle(request);
         async { Ok::<_, Infallible>(response.await) }
     });
-    // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not.
+    // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
+    // `pipeline_flush` stays off: with it a slow reader's whole response would be buffered.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(HEAD_MAX)
-        .half_close(true)
-        .pipeline_flush(true)
+        .keep_alive(!draining.has_begun())
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
+        // The connection first: a request that has arrived is answered, whatever else is true.
+        biased;
         ended = connection.as_mut() => return ended,
         () = draining.begins() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }
 
-/// Serves HTTP/2 on a connection until it ends, drains, or `until` comes.
-///
-/// # Errors
-/// What broke the connection.
-pub async fn http2<I, F, Fut>(
+async fn http2<I, F, Fut>(
     io: I,
     limits: Limits,
     until: Option<Duration>,
@@ -100,28 +130,32 @@ where
         let response = handle(request);
         async { Ok::<_, Infallible>(response.await) }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    if limits.switches {
+        builder.enable_connect_protocol();
+    }
+    let connection = builder
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
+        .max_header_list_size(HEAD_MAX_H2)
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
-        .max_send_buf_size(64 * 1024)
-        .keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .enable_connect_protocol()
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
-    let expiry = async {
+    let over = async {
         match until {
             Some(until) => tokio::time::sleep(until).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
+        biased;
         ended = connection.as_mut() => return ended,
         () = draining.begins() => connection.as_mut().graceful_shutdown(),
-        () = expiry => connection.as_mut().graceful_shutdown(),
+        () = over => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

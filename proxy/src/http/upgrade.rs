@@ -7,43 +7,57 @@
 use hyper::{
     Method, Request, Response, StatusCode,
     ext::Protocol,
-    header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE},
-    upgrade::{OnUpgrade, on},
+    header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE},
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tracing::debug;
 
-use super::form::{STATUS, SWITCHED};
 use crate::body::Body;
 
-/// The status that carries a declined switch between proxies; the server's own is in [`STATUS`].
+/// The client's own method, which CONNECT hides.
+const METHOD: HeaderName = HeaderName::from_static("heddle-method");
+/// The protocol that a server switched to.
+const SWITCHED: HeaderName = HeaderName::from_static("heddle-switched");
+/// The status of a response that declined a switch with a success (which HTTP/2 would take for an acceptance).
+const STATUS: HeaderName = HeaderName::from_static("heddle-status");
+/// The status that carries such a response between proxies.
 const DECLINED: StatusCode = StatusCode::CONFLICT;
 
+/// Asks a server to switch, in HTTP/1.1's own words.
+pub fn ask<B>(request: &mut Request<B>, protocol: &HeaderValue) {
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    request.headers_mut().insert(UPGRADE, protocol.clone());
+}
+
 /// Makes a client's request one that can cross the mesh.
-pub fn into_connect(request: &mut Request<Body>, protocol: &HeaderValue) {
+pub fn into_connect<B>(request: &mut Request<B>, protocol: &HeaderValue) {
     if let Ok(protocol) = protocol.to_str() {
         request.extensions_mut().insert(Protocol::from(protocol));
     }
+    if let Ok(method) = HeaderValue::from_str(request.method().as_str()) {
+        request.headers_mut().insert(METHOD, method);
+    }
+    // It can only be zero, and CONNECT has none.
+    request.headers_mut().remove(CONTENT_LENGTH);
     *request.method_mut() = Method::CONNECT;
 }
 
 /// The protocol of a request that came across the mesh to switch; it becomes the client's own request again.
-pub fn from_connect(request: &mut Request<Body>) -> Option<HeaderValue> {
+pub fn from_connect<B>(request: &mut Request<B>) -> Option<HeaderValue> {
     if *request.method() != Method::CONNECT {
         return None;
     }
     let protocol = request.extensions_mut().remove::<Protocol>()?;
-    let protocol = HeaderValue::try_from(protocol.as_str()).ok()?;
-    *request.method_mut() = Method::GET;
-    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    request.headers_mut().insert(UPGRADE, protocol.clone());
-    Some(protocol)
+    let method = request.headers_mut().remove(METHOD);
+    *request.method_mut() = method.and_then(|m| Method::from_bytes(m.as_bytes()).ok()).unwrap_or(Method::GET);
+    HeaderValue::try_from(protocol.as_str()).ok()
 }
 
 /// What a server's proxy answers to the client's: a success for a switch, [`DECLINED`] for all else that HTTP/2 would
 /// mistake for one.
-pub fn to_peer(mut response: Response<Body>) -> Response<Body> {
+pub fn to_peer(response: &mut Response<Body>) {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let protocol = response.headers_mut().remove(UPGRADE).unwrap_or(HeaderValue::from_static("unknown"));
@@ -54,31 +68,32 @@ pub fn to_peer(mut response: Response<Body>) -> Response<Body> {
         response.headers_mut().insert(STATUS, HeaderValue::from(status.as_u16()));
         *response.status_mut() = DECLINED;
     }
-    response
 }
 
-/// Undoes [`to_peer`] on the client's side.
-pub fn from_peer(mut response: Response<Body>) -> Response<Body> {
+/// Undoes [`to_peer`] on the client's side; nothing to do for an answer that came straight from a server.
+pub fn from_peer<B>(response: &mut Response<B>) {
     if let Some(protocol) = response.headers_mut().remove(SWITCHED) {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        switching(response.headers_mut(), protocol);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, protocol);
     } else if let Some(status) =
         response.headers_mut().remove(STATUS).filter(|_| response.status() == DECLINED)
     {
         *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap_or(StatusCode::BAD_GATEWAY);
     }
-    response
 }
 
-/// Joins the two sides once the 101 has gone out. What the switched streams carry is nobody's business but theirs.
+/// Joins the two sides of an answer that switches; any other passes as it is.
 pub fn join(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response;
+    }
     let (mut parts, body) = response.into_parts();
-    let Some(server) = parts.extensions.remove::<OnUpgrade>() else {
-        return Response::from_parts(parts, body);
-    };
+    let server = parts.extensions.remove::<OnUpgrade>();
     tokio::spawn(async move {
-        // The body holds the exchange, and so the load, for as long as the switched streams run.
+        // The body holds the exchange, and so stream and load, for as long as the switched streams run.
         let _exchange = body;
+        let Some(server) = server else { return };
         match tokio::try_join!(client, server) {
             Ok((client, server)) => {
                 let ended = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
@@ -90,12 +105,40 @@ pub fn join(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::empty())
 }
 
-/// The client's side of a switch, to be taken before its request is sent on.
-pub fn client_side<B>(request: &mut Request<B>) -> OnUpgrade {
-    on(request)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn switching(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
+    fn response(status: StatusCode) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        response
+    }
+
+    #[track_caller]
+    fn check_crosses(status: StatusCode) {
+        let mut crossing = response(status);
+        crossing.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        to_peer(&mut crossing);
+        assert_eq!(crossing.status() == StatusCode::OK, status == StatusCode::SWITCHING_PROTOCOLS);
+        from_peer(&mut crossing);
+        assert_eq!(crossing.status(), status);
+    }
+
+    #[test]
+    fn every_answer_to_a_switch_crosses_the_mesh_as_it_is() {
+        for status in [101, 200, 204, 400, 403, 409, 426, 500] {
+            check_crosses(StatusCode::from_u16(status).expect("status"));
+        }
+    }
+
+    #[test]
+    fn a_request_comes_out_of_connect_with_its_own_method() {
+        let mut request = Request::post("/attach").body(()).expect("request");
+        into_connect(&mut request, &HeaderValue::from_static("tcp"));
+        assert_eq!(request.method(), Method::CONNECT);
+        assert_eq!(from_connect(&mut request), Some(HeaderValue::from_static("tcp")));
+        assert_eq!(request.method(), Method::POST);
+        assert!(request.headers().is_empty());
+    }
 }

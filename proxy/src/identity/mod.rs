@@ -60,7 +60,7 @@ pub struct Credentials {
     pub identity: Identity,
     /// When the certificate ends.
     pub not_after: SystemTime,
-    /// How long the certificate lives in all.
+    /// How long the certificate had to live when it came (its beginning is dated back, for clocks that differ).
     pub life: Duration,
     server: Arc<ServerConfig>,
     template: ClientTemplate,
@@ -83,7 +83,7 @@ impl Credentials {
         identity: Identity,
         key: CertifiedKey,
         roots: RootCertStore,
-        (not_before, not_after): (SystemTime, SystemTime),
+        not_after: SystemTime,
     ) -> Result<Self, rustls::Error> {
         let trust_domain = identity.trust_domain().clone();
         let template = ClientTemplate {
@@ -95,7 +95,7 @@ impl Credentials {
             generation,
             identity,
             not_after,
-            life: not_after.duration_since(not_before).unwrap_or_default(),
+            life: not_after.duration_since(SystemTime::now()).unwrap_or_default(),
             server: Arc::new(template.server_config()?),
             template,
             clients: Mutex::default(),

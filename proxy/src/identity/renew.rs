@@ -12,7 +12,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{Credentials, provider};
@@ -25,11 +28,16 @@ use crate::{
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// How long the authority may take.
+const SIGNING: Duration = Duration::from_secs(10);
+
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
 enum RenewError {
     #[error("the authority did not sign")]
     Control(#[from] ControlError),
+    #[error("the authority did not answer within {} s", SIGNING.as_secs())]
+    Timeout,
     #[error("cannot make a signing request")]
     Request(#[from] rcgen::Error),
     #[error("the authority's answer is not understood: {0}")]
@@ -44,14 +52,15 @@ enum RenewError {
 ///
 /// What is current stays current until the next is whole: a dead authority costs nothing before the end of a life.
 pub async fn keep_renewed(
-    control: Arc<ControlPlane>,
+    control: ControlPlane,
     identity: Identity,
     current: watch::Sender<Option<Arc<Credentials>>>,
 ) {
     let mut retry = RETRY_MIN;
     let mut generation = 1;
     loop {
-        match obtain(&control, &identity, generation).await {
+        let obtained = timeout(SIGNING, obtain(&control, &identity, generation)).await;
+        match obtained.unwrap_or(Err(RenewError::Timeout)) {
             Ok(credentials) => {
                 info!(%identity, generation, life_seconds = credentials.life.as_secs(), "has a certificate");
                 let wait = renewal_wait(credentials.life, fastrand::f64());
@@ -86,13 +95,7 @@ async fn obtain(
     let key = provider().key_provider.load_private_key(key)?;
     let roots = roots(answer.bundle.as_bytes()).map_err(RenewError::Pem)?;
     let certified = CertifiedKey::new(answer.chain, key);
-    Ok(Credentials::new(
-        generation,
-        identity.clone(),
-        certified,
-        roots,
-        (answer.not_before, answer.not_after),
-    )?)
+    Ok(Credentials::new(generation, identity.clone(), certified, roots, answer.not_after)?)
 }
 
 /// A request that gives only its key: the authority takes the name from the token that it reviews.
@@ -105,7 +108,6 @@ fn signing_request(key: &KeyPair) -> Result<String, rcgen::Error> {
 struct Answer {
     chain: Vec<CertificateDer<'static>>,
     bundle: String,
-    not_before: SystemTime,
     not_after: SystemTime,
 }
 
@@ -122,7 +124,6 @@ impl Answer {
         Ok(Self {
             chain: chain.map_err(|e| RenewError::Pem(io::Error::other(e)))?,
             bundle: text("bundle")?.to_owned(),
-            not_before: time("notBefore")?,
             not_after: time("notAfter")?,
         })
     }

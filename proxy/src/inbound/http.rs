@@ -2,10 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{Request, Response, StatusCode, body::Incoming, header::HeaderValue};
+use hyper::{Method, Request, Response, body::Incoming, header::HeaderValue};
 use mesh::identity::Identity;
-use tokio_rustls::server::TlsStream;
-use tracing::debug;
 
 use crate::{
     access::Access,
@@ -13,70 +11,69 @@ use crate::{
     failure::Failure,
     http::{
         HttpVersion,
-        form::{CLIENT_CERT, objection, server_version, strip_mesh_headers, upgrade_asked},
-        respond,
+        form::{self, CLIENT_CERT, is_h2c, objection, server_version},
         serve::{self, Limits},
         upgrade,
     },
     metrics::{Direction, Security},
-    net::peek::Peeked,
+    net::relay::Stream,
     proxy::Proxy,
     upstream::{Endpoint, SendError},
 };
 
-/// Serves a peer's requests until `until` is over.
-pub async fn serve_peer(
-    proxy: &Arc<Proxy>,
-    tls: TlsStream<Peeked>,
-    peer: Identity,
-    server: SocketAddr,
-    until: Duration,
+/// Serves the requests of one connection; over HTTP/2 until `until` is over.
+pub async fn serve(
+    context: Context,
+    stream: impl Stream + 'static,
+    version: HttpVersion,
+    limits: Limits,
+    until: Option<Duration>,
 ) {
-    let context = Arc::new(Context::new(proxy, Some(peer), server, None));
+    let draining = context.proxy.draining.clone();
+    let context = Arc::new(context);
     let handle = move |request| {
         let context = Arc::clone(&context);
         async move { context.answer(request).await }
     };
-    let ended = serve::http2(tls, Limits::PEER, Some(until), proxy.draining.clone(), handle).await;
-    if let Err(error) = ended {
-        debug!(%server, %error, "a peer's connection ended early");
-    }
+    serve::serve(stream, version, limits, until, draining, handle).await;
 }
 
-/// Serves the requests of a caller outside the mesh, who has no identity.
-pub async fn serve_unmeshed(proxy: &Arc<Proxy>, stream: Peeked, server: SocketAddr, version: HttpVersion) {
-    let context = Arc::new(Context::new(proxy, None, server, Some(version)));
-    let handle = move |request| {
-        let context = Arc::clone(&context);
-        async move { context.answer(request).await }
-    };
-    let draining = proxy.draining.clone();
-    let ended = match version {
-        HttpVersion::Http1 => serve::http1(stream, Limits::UNMESHED, draining, handle).await,
-        HttpVersion::Http2 => serve::http2(stream, Limits::UNMESHED, None, draining, handle).await,
-    };
-    if let Err(error) = ended {
-        debug!(%server, %error, "an unmeshed caller's connection ended early");
-    }
-}
-
-struct Context {
+/// What the requests of one connection share.
+pub struct Context {
     proxy: Arc<Proxy>,
     application: Arc<Endpoint>,
     server: SocketAddr,
-    /// What a caller outside the mesh speaks.
-    unmeshed: Option<HttpVersion>,
+    speaks: Speaks,
     /// What the application reads of the caller; made once for a connection.
     client_cert: Option<HeaderValue>,
 }
 
+/// Whose words tell what the application speaks.
+enum Speaks {
+    /// The peer's proxy's, with each request.
+    AsTheProxySays,
+    /// The client's own.
+    AsItsClient(HttpVersion),
+}
+
 impl Context {
-    fn new(
-        proxy: &Arc<Proxy>,
-        peer: Option<Identity>,
-        server: SocketAddr,
-        unmeshed: Option<HttpVersion>,
-    ) -> Self {
+    /// A peer's proxy.
+    pub fn peer(proxy: &Arc<Proxy>, peer: Identity, server: SocketAddr) -> Self {
+        Self::new(proxy, Some(peer), server, Speaks::AsTheProxySays)
+    }
+
+    /// A peer's application, whose connection came as bytes.
+    pub fn tunnelled(proxy: &Arc<Proxy>, peer: Identity, server: SocketAddr, version: HttpVersion) -> Self {
+        Self::new(proxy, Some(peer), server, Speaks::AsItsClient(version))
+    }
+
+    /// A caller outside the mesh, who has no identity.
+    pub fn unmeshed(proxy: &Arc<Proxy>, server: SocketAddr, version: HttpVersion) -> Self {
+        proxy.metrics.plaintext(server.port());
+        Self::new(proxy, None, server, Speaks::AsItsClient(version))
+    }
+
+    fn new(proxy: &Arc<Proxy>, peer: Option<Identity>, server: SocketAddr, speaks: Speaks) -> Self {
         let own = proxy.config.identity().ok();
         let client_cert = peer.zip(own).and_then(|(peer, own)| {
             // Neither identity can hold a separator of this header: they are canonical.
@@ -86,7 +83,7 @@ impl Context {
             proxy: Arc::clone(proxy),
             application: proxy.registry.local(server),
             server,
-            unmeshed,
+            speaks,
             client_cert,
         }
     }
@@ -94,41 +91,44 @@ impl Context {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let mut access = Access::begin(Direction::Inbound, &self.proxy, &request, self.server);
         access.security(if self.client_cert.is_some() { Security::Mtls } else { Security::None });
-        let response = match self.try_answer(request).await {
-            Ok(response) => response,
-            Err(failure) => {
-                access.failed(&failure);
-                respond::failure(&failure)
-            }
-        };
-        access.end(&response);
-        response
+        let outcome = self.try_answer(request, &access).await;
+        access.close(outcome)
     }
 
-    async fn try_answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
-        let _room = self.proxy.requests.try_acquire().map_err(|_| Failure::Overloaded)?;
+    async fn try_answer(
+        &self,
+        request: Request<Incoming>,
+        access: &Access,
+    ) -> Result<Response<Body>, Failure> {
+        access.has_room()?;
         if let Some(objection) = objection(&request) {
             return Err(Failure::BadRequest(objection));
         }
         let mut request = request.map(Body::passing);
-        let version = self.server_version(&request);
-        strip_mesh_headers(request.headers_mut());
+        let client = hyper::upgrade::on(&mut request);
+        // What the peer's proxy says is read before everything of its kind is taken off.
+        let version = match self.speaks {
+            Speaks::AsTheProxySays => server_version(request.headers()),
+            Speaks::AsItsClient(version) => version,
+        };
+        let from_peer = match self.speaks {
+            Speaks::AsTheProxySays => upgrade::from_connect(&mut request),
+            Speaks::AsItsClient(_) => None,
+        };
+        if *request.method() == Method::CONNECT {
+            return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
+        }
+        let asked = form::receive(&mut request);
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(CLIENT_CERT, client_cert.clone());
         }
-        let client = upgrade::client_side(&mut request);
-        let from_peer = upgrade::from_connect(&mut request).is_some();
-        if from_peer || upgrade_asked(request.headers()).is_some() {
-            return self.switch(client, request, from_peer).await;
-        }
-        self.application.send(request, version).await.map_err(|error| self.failure(error))
-    }
-
-    /// What the application speaks: what its client does, whose proxy says so; or what an unmeshed client itself speaks.
-    fn server_version(&self, request: &Request<Body>) -> HttpVersion {
-        match self.unmeshed {
-            Some(version) => version,
-            None => server_version(request.headers()),
+        match from_peer.as_ref().or(asked.as_ref()) {
+            None => self.application.send(request, version).await.map_err(|error| self.failure(error)),
+            Some(protocol) if is_h2c(protocol.as_bytes()) => {
+                Err(Failure::BadRequest("h2c is not switched to"))
+            }
+            // Boxed: the few that switch must not size every request's future.
+            Some(protocol) => Box::pin(self.switch(client, request, protocol, from_peer.is_some())).await,
         }
     }
 
@@ -137,12 +137,16 @@ impl Context {
         &self,
         client: hyper::upgrade::OnUpgrade,
         request: Request<Body>,
+        protocol: &HeaderValue,
         from_peer: bool,
     ) -> Result<Response<Body>, Failure> {
-        let response = self.application.send_alone(request).await.map_err(|error| self.failure(error))?;
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let response = if switched { upgrade::join(client, response) } else { response };
-        Ok(if from_peer { upgrade::to_peer(response) } else { response })
+        let response =
+            self.application.switch(request, protocol).await.map_err(|error| self.failure(error))?;
+        let mut response = upgrade::join(client, response);
+        if from_peer {
+            upgrade::to_peer(&mut response);
+        }
+        Ok(response)
     }
 
     fn failure(&self, error: SendError) -> Failure {

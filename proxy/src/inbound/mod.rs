@@ -1,14 +1,15 @@
 //! Connections to this pod: from peers in mesh TLS, from everybody else as the mode allows.
 //!
 //! What arrives is delivered to the address that was dialled, never to loopback: a server that trusts 127.0.0.1 must
-//! not come to trust the world.
+//! not come to trust the world. Whatever way HTTP comes, it is read as HTTP, so that nobody's claims of identity reach
+//! the application.
 
 mod http;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh::{
-    contract::{ADMIN_PORT, ALPN_H2, ALPN_TCP, INBOUND_PORT, OUTBOUND_PORT},
+    contract::{ALPN_H2, ALPN_TCP},
     detect::{ClientHello, Detected, client_hello},
     identity::Identity,
 };
@@ -17,34 +18,33 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 use crate::{
+    carry::carry,
     config::MtlsMode,
-    http::HttpVersion,
+    http::{HttpVersion, serve::Limits},
     identity::{Credentials, Inside, peer_identity},
     metrics::{Direction, Security, TcpLabels},
     net::{
         peek::Peeked,
-        relay::{Stream, relay, relay_peeked},
-        socket::{connect, original_destination, reset_on_close},
+        relay::Stream,
+        socket::{CONNECT_TIMEOUT, connect, is_own_port, original_destination, reset_on_close},
     },
     proxy::Proxy,
 };
 
-/// How long a caller may take to say who it is.
+/// How long a caller may take to say who it is, once it has begun.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long an unmeshed caller may be silent before the application is asked whether it speaks first.
+/// How long a caller may be silent before the application is asked whether it speaks first.
 const SILENCE: Duration = Duration::from_millis(10);
-/// How long the application may take to accept.
-const CONNECT: Duration = Duration::from_secs(3);
 
 /// Serves one captured connection from `caller`.
 pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, caller: SocketAddr) {
-    let Some(server) = original_destination(&stream).ok().filter(|to| !is_own_port(*to)) else {
+    let Some(server) = original_destination(&stream).ok().filter(|to| !is_own_port(to.port())) else {
         return refuse(&proxy, &stream, caller, "not_captured", "it dialled the proxy's own port");
     };
     let mut stream = Peeked::new(stream);
-    match caller_kind(&proxy, &mut stream, caller, server).await {
+    match who(&proxy, &mut stream, caller, server).await {
         Ok(Caller::Peer) => peer(&proxy, stream, caller, server).await,
-        Ok(Caller::Unmeshed(first)) => unmeshed(&proxy, stream, server, first).await,
+        Ok(Caller::Unmeshed(first)) => deliver(&proxy, stream, None, server, first).await,
         Ok(Caller::Refused(reason, why)) => refuse(&proxy, stream.socket(), caller, reason, why),
         Err(error) => debug!(%caller, %server, %error, "a caller left before it said anything"),
     }
@@ -54,22 +54,23 @@ pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, caller: SocketAddr) {
 enum Caller {
     /// A peer's proxy: its ClientHello offers mesh TLS.
     Peer,
-    /// Anybody else, who may come in; and what it speaks.
+    /// Anybody else, who may come in; and how its connection begins.
     Unmeshed(First),
     /// Anybody else, who may not.
     Refused(&'static str, &'static str),
 }
 
-/// How an unmeshed caller's connection begins.
+/// How a connection begins.
 enum First {
-    Http1,
-    Http2,
+    /// With a request.
+    Http(HttpVersion),
+    /// With bytes of another kind.
     Bytes,
-    /// The application spoke first, on a connection that was made to listen.
+    /// With what the application says, on a connection that was made to listen.
     Server(TcpStream),
 }
 
-async fn caller_kind(
+async fn who(
     proxy: &Proxy,
     stream: &mut Peeked,
     caller: SocketAddr,
@@ -78,61 +79,74 @@ async fn caller_kind(
     let accepts_plaintext = proxy.config.mtls_mode == MtlsMode::Permissive
         || proxy.config.plaintext_inbound_ports.contains(server.port());
     if !accepts_plaintext {
-        let peer = timeout(HANDSHAKE, offers_mesh_tls(stream)).await;
-        return Ok(match peer {
-            Ok(Ok(true)) => Caller::Peer,
-            Ok(Ok(false)) => {
-                Caller::Refused("plaintext_in_strict_mode", "it does not speak mesh TLS, in strict mode")
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => Caller::Refused("plaintext_in_strict_mode", "it was silent, in strict mode"),
-        });
+        let peer = begun(offers_mesh_tls(stream)).await.unwrap_or(false);
+        let refused =
+            Caller::Refused("plaintext_in_strict_mode", "it does not speak mesh TLS, in strict mode");
+        return Ok(if peer { Caller::Peer } else { refused });
     }
-    match timeout(SILENCE, stream.detect()).await {
-        Ok(detected) => first(stream, detected?).await,
-        Err(_silent) => silent_caller(proxy, stream, caller, server).await,
+    // A peer speaks first, however late: its server's greeting must not come before its ClientHello.
+    let silent = timeout(SILENCE, stream.read_more()).await.is_err();
+    if silent && proxy.discovery.is_meshed(caller.ip()).await {
+        begun(stream.read_more()).await?;
     }
+    if begun(offers_mesh_tls(stream)).await.is_ok_and(|peer| peer) {
+        return Ok(Caller::Peer);
+    }
+    Ok(match first(proxy, stream, server).await? {
+        Some(first) => Caller::Unmeshed(first),
+        None => Caller::Refused("connection_refused", "the application does not accept"),
+    })
 }
 
-/// A caller that says nothing: a peer's proxy on its way, or the client of a server that speaks first.
-async fn silent_caller(
+/// How a connection to the application begins; none when the application does not accept.
+async fn first<S: Stream>(
     proxy: &Proxy,
-    stream: &mut Peeked,
-    caller: SocketAddr,
+    stream: &mut Peeked<S>,
     server: SocketAddr,
-) -> io::Result<Caller> {
-    // A peer always speaks first, however late: its server's greeting must not come before its ClientHello.
-    if proxy.discovery.is_meshed(caller.ip()).await {
-        let detected = timeout(HANDSHAKE, stream.detect()).await.map_err(|_| io::ErrorKind::TimedOut)?;
-        return first(stream, detected?).await;
+) -> io::Result<Option<First>> {
+    if proxy.config.opaque_ports.contains(server.port()) {
+        return Ok(Some(First::Bytes));
     }
-    let Ok(application) = connect(server, Some(CONNECT)).await else {
-        return Ok(Caller::Refused("connection_refused", "the application does not accept"));
-    };
+    if let Ok(detected) = timeout(SILENCE, stream.detect()).await {
+        return Ok(Some(First::of(stream.ahead(), detected?)));
+    }
+    let Ok(application) = connect(server, Some(CONNECT_TIMEOUT)).await else { return Ok(None) };
     let mut greeting = [0; 1];
     tokio::select! {
         biased;
         _ = application.peek(&mut greeting) => (),
-        detected = stream.detect() => return first(stream, detected?).await,
+        detected = stream.detect() => {
+            let first = First::of(stream.ahead(), detected?);
+            return Ok(Some(if matches!(first, First::Bytes) { First::Server(application) } else { first }));
+        }
     }
-    Ok(Caller::Unmeshed(First::Server(application)))
+    Ok(Some(First::Server(application)))
 }
 
-async fn first(stream: &mut Peeked, detected: Option<Detected>) -> io::Result<Caller> {
-    Ok(match detected {
-        Some(Detected::Tls) if offers_mesh_tls(stream).await? => Caller::Peer,
-        Some(Detected::Http1) => Caller::Unmeshed(First::Http1),
-        Some(Detected::Http2) => Caller::Unmeshed(First::Http2),
-        Some(Detected::Tls | Detected::Opaque) | None => Caller::Unmeshed(First::Bytes),
-    })
+impl First {
+    fn of(ahead: &[u8], detected: Option<Detected>) -> Self {
+        match detected {
+            // A tunnel through the application, which is a proxy itself.
+            Some(Detected::Http1) if ahead.starts_with(b"CONNECT ") => Self::Bytes,
+            Some(Detected::Http1) => Self::Http(HttpVersion::Http1),
+            Some(Detected::Http2) => Self::Http(HttpVersion::Http2),
+            Some(Detected::Tls | Detected::Opaque) | None => Self::Bytes,
+        }
+    }
 }
 
-/// Whether a connection begins with a ClientHello whose ALPN is the mesh's.
+/// What a caller has begun must go on.
+async fn begun<T>(what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(HANDSHAKE, what).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Whether a connection begins with a ClientHello whose ALPN is the mesh's. A connection that has said nothing yet is
+/// waited for; one that says anything else is told by its first byte.
 async fn offers_mesh_tls(stream: &mut Peeked) -> io::Result<bool> {
     loop {
         match client_hello(stream.ahead()) {
             ClientHello::Hello { alpn, .. } => {
-                return Ok(alpn.iter().any(|p| [ALPN_H2, ALPN_TCP].contains(&p.as_slice())));
+                return Ok(alpn.iter().any(|name| [ALPN_H2, ALPN_TCP].contains(&name.as_slice())));
             }
             ClientHello::Invalid => return Ok(false),
             ClientHello::NeedMore => {
@@ -168,8 +182,28 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
         return refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
     };
     match inside {
-        Inside::H2 => http::serve_peer(proxy, tls, peer, server, remaining(&credentials)).await,
-        Inside::Tcp => tunnel(proxy, tls, &peer, server).await,
+        Inside::H2 => {
+            let context = http::Context::peer(proxy, peer, server);
+            let until = Some(remaining(&credentials));
+            http::serve(context, tls, HttpVersion::Http2, Limits::PEER, until).await;
+        }
+        Inside::Tcp => {
+            let mut stream = Peeked::new(tls);
+            match first(proxy, &mut stream, server).await {
+                Ok(Some(first)) => deliver(proxy, stream, Some(peer), server, first).await,
+                Ok(None) => refuse(
+                    proxy,
+                    stream.socket(),
+                    caller,
+                    "connection_refused",
+                    "the application does not accept",
+                ),
+                Err(error) => {
+                    debug!(%caller, %server, %error, "a peer left before it said anything");
+                    reset_on_close(stream.socket());
+                }
+            }
+        }
     }
 }
 
@@ -179,56 +213,47 @@ fn agreed(tls: &TlsStream<Peeked>) -> Option<(Identity, Inside)> {
     Some((peer_identity(certificate).ok()?, Inside::agreed(session.alpn_protocol())?))
 }
 
-/// How long a connection may take new requests: until a tenth of our certificate's life is left.
+/// How long a connection may take new requests: until a tenth of our certificate's life is left. While the authority is
+/// away and less than that is left, connections still last a minute, so that each does not serve one request alone.
 fn remaining(credentials: &Credentials) -> Duration {
     let left = credentials.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-    left.saturating_sub(credentials.life / 10)
+    left.saturating_sub(credentials.life / 10).max(left.min(Duration::from_secs(60)))
 }
 
-async fn tunnel(proxy: &Arc<Proxy>, mut tls: TlsStream<Peeked>, peer: &Identity, server: SocketAddr) {
-    let mut application = match connect(server, Some(CONNECT)).await {
-        Ok(application) => application,
-        Err(error) => {
-            info!(%peer, %server, error = crate::failure::chain(&error), "the application does not accept");
-            proxy.metrics.refuse(Direction::Inbound, "connection_refused");
-            return reset_on_close(tls.socket());
-        }
-    };
-    debug!(%peer, %server, "carries a peer's bytes");
-    let labels = TcpLabels::new(Direction::Inbound, None, Security::Mtls);
-    proxy.metrics.tcp_opened(&labels);
-    let carried = relay(&mut tls, &mut application).await;
-    let (sent, received) = carried.map_or((0, 0), |carried| (carried.sent, carried.received));
-    proxy.metrics.tcp_closed(&labels, sent, received);
-}
-
-async fn unmeshed(proxy: &Arc<Proxy>, stream: Peeked, server: SocketAddr, first: First) {
-    proxy.metrics.plaintext(server.port());
-    let opaque = proxy.config.opaque_ports.contains(server.port());
+/// Hands a connection to the application, whose caller is `peer` or nobody that could be named.
+async fn deliver<S: Stream + 'static>(
+    proxy: &Arc<Proxy>,
+    stream: Peeked<S>,
+    peer: Option<Identity>,
+    server: SocketAddr,
+    first: First,
+) {
+    let security = if peer.is_some() { Security::Mtls } else { Security::None };
     let application = match first {
-        First::Http1 if !opaque => {
-            return http::serve_unmeshed(proxy, stream, server, HttpVersion::Http1).await;
-        }
-        First::Http2 if !opaque => {
-            return http::serve_unmeshed(proxy, stream, server, HttpVersion::Http2).await;
+        First::Http(version) => {
+            let context = match peer {
+                Some(peer) => http::Context::tunnelled(proxy, peer, server, version),
+                None => http::Context::unmeshed(proxy, server, version),
+            };
+            return http::serve(context, stream, version, Limits::UNMESHED, None).await;
         }
         First::Server(application) => Ok(application),
-        First::Http1 | First::Http2 | First::Bytes => connect(server, Some(CONNECT)).await,
+        First::Bytes => connect(server, Some(CONNECT_TIMEOUT)).await,
     };
     match application {
         Ok(mut application) => {
-            let labels = TcpLabels::new(Direction::Inbound, None, Security::None);
-            proxy.metrics.tcp_opened(&labels);
-            let carried = relay_peeked(stream, &mut application).await;
-            let (sent, received) = carried.map_or((0, 0), |carried| (carried.sent, carried.received));
-            proxy.metrics.tcp_closed(&labels, sent, received);
+            if security == Security::None {
+                proxy.metrics.plaintext(server.port());
+            }
+            let labels = TcpLabels::new(Direction::Inbound, None, security);
+            carry(&proxy.metrics, &labels, stream, &mut application).await;
         }
-        Err(_) => reset_on_close(stream.socket()),
+        Err(error) => {
+            info!(%server, error = crate::failure::chain(&error), "the application does not accept");
+            proxy.metrics.refuse(Direction::Inbound, error.reason());
+            reset_on_close(stream.socket());
+        }
     }
-}
-
-fn is_own_port(to: SocketAddr) -> bool {
-    [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT].contains(&to.port())
 }
 
 fn refuse(proxy: &Proxy, stream: &TcpStream, caller: SocketAddr, reason: &'static str, why: &str) {

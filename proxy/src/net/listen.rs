@@ -54,8 +54,8 @@ pub fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts for ever; each connection is served by a task of its own, so that its panic ends it alone.
 ///
-/// At `limit`'s bound the listener waits: the kernel's queue holds the callers back.
-pub async fn serve<F, Fut>(listener: TcpListener, limit: Arc<Semaphore>, serve: F)
+/// Each connection takes a place of every limit; without one it waits, and the kernel's queue holds the next back.
+pub async fn serve<F, Fut>(listener: TcpListener, limits: Vec<Arc<Semaphore>>, serve: F)
 where
     F: Fn(TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
@@ -63,12 +63,16 @@ where
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
+                let mut places = Vec::with_capacity(limits.len());
+                for limit in &limits {
+                    let Ok(place) = Arc::clone(limit).acquire_owned().await else { return };
+                    places.push(place);
+                }
                 socket::tune(&stream);
                 let connection = serve(stream, socket::canonical(peer));
                 tokio::spawn(async move {
                     connection.await;
-                    drop(permit);
+                    drop(places);
                 });
             }
             Err(error) => {

@@ -13,22 +13,24 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::relay::Stream;
+
 /// How much is read at once while looking: a ClientHello with a post-quantum key share fits.
 const PEEK: usize = 4096;
 /// The most that is ever held back before a connection's protocol is settled.
 const PEEK_MAX: usize = 18 * 1024;
 
-/// A TCP connection with bytes that were read ahead.
+/// A connection with bytes that were read ahead.
 #[derive(Debug)]
-pub struct Peeked {
-    stream: TcpStream,
+pub struct Peeked<S = TcpStream> {
+    stream: S,
     ahead: Vec<u8>,
     taken: usize,
 }
 
-impl Peeked {
+impl<S: Stream> Peeked<S> {
     /// A connection of which nothing has been read.
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, ahead: Vec::new(), taken: 0 }
     }
 
@@ -37,13 +39,8 @@ impl Peeked {
         self.ahead.get(self.taken..).unwrap_or_default()
     }
 
-    /// The socket itself.
-    pub fn socket(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    /// The socket, and what must be written to the other side before anything that is read from it.
-    pub fn into_parts(self) -> (Bytes, TcpStream) {
+    /// The connection, and what must be written to the other side before anything that is read from it.
+    pub fn into_parts(self) -> (Bytes, S) {
         let mut ahead = Bytes::from(self.ahead);
         ahead.advance(self.taken);
         (ahead, self.stream)
@@ -79,7 +76,13 @@ impl Peeked {
     }
 }
 
-impl AsyncRead for Peeked {
+impl<S: Stream> Stream for Peeked<S> {
+    fn socket(&self) -> &TcpStream {
+        self.stream.socket()
+    }
+}
+
+impl<S: Stream> AsyncRead for Peeked<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -100,7 +103,7 @@ impl AsyncRead for Peeked {
     }
 }
 
-impl AsyncWrite for Peeked {
+impl<S: Stream> AsyncWrite for Peeked<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

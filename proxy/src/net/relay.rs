@@ -50,12 +50,12 @@ pub async fn relay(caller: &mut impl Stream, callee: &mut impl Stream) -> io::Re
 ///
 /// # Errors
 /// As [`relay`].
-pub async fn relay_peeked(caller: Peeked, callee: &mut impl Stream) -> io::Result<Carried> {
+pub async fn relay_peeked<S: Stream>(caller: Peeked<S>, callee: &mut impl Stream) -> io::Result<Carried> {
     let (ahead, mut caller) = caller.into_parts();
     if !ahead.is_empty()
-        && let Err(error) = callee.write_all(&ahead).await
+        && let Err(error) = write_out(callee, &ahead).await
     {
-        reset_on_close(&caller);
+        reset_on_close(caller.socket());
         return Err(error);
     }
     let early = ahead.len() as u64;
@@ -63,15 +63,14 @@ pub async fn relay_peeked(caller: Peeked, callee: &mut impl Stream) -> io::Resul
     relay(&mut caller, callee).await.map(|carried| Carried { sent: carried.sent + early, ..carried })
 }
 
+async fn write_out(callee: &mut impl Stream, ahead: &[u8]) -> io::Result<()> {
+    callee.write_all(ahead).await?;
+    callee.flush().await
+}
+
 impl Stream for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
-    }
-}
-
-impl Stream for Peeked {
-    fn socket(&self) -> &TcpStream {
-        Self::socket(self)
     }
 }
 

@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
+use mesh::contract::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::failure::ConnectError;
 
+/// How long an endpoint, or the own application, may take to accept a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Idle tunnels are probed after this long…
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// …this often…
@@ -32,6 +35,11 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
         .as_socket()
         .map(canonical)
         .ok_or_else(|| io::Error::other("the original destination is no IP address"))
+}
+
+/// Whether a port is one of those that only captured connections may come to.
+pub fn is_own_port(port: u16) -> bool {
+    [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT].contains(&port)
 }
 
 /// An address as people write it: IPv4 in IPv6 becomes plain IPv4.

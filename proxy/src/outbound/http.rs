@@ -1,9 +1,12 @@
 //! Requests of this pod: each is decided by the routes, sent to an endpoint, and accounted for.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response,
     body::Incoming,
     header::{HOST, HeaderValue},
     http::uri::{Authority, PathAndQuery},
@@ -12,17 +15,16 @@ use mesh::{
     http::{Decision, decide, suspicious_path},
     route::{Filters, Governing, RequestHead, UrlRewrite},
 };
-use tracing::debug;
 
 use super::{Target, tcp::TRIES};
 use crate::{
     access::Access,
     body::Body,
     discovery::Table,
-    failure::{ConnectError, Failure},
+    failure::Failure,
     http::{
         HttpVersion,
-        form::{self, objection, upgrade_asked},
+        form::{self, objection},
         respond,
         serve::{self, Limits},
         upgrade,
@@ -30,7 +32,7 @@ use crate::{
     metrics::Direction,
     net::peek::Peeked,
     proxy::Proxy,
-    upstream::{Backend, Endpoint, SendError, Transport},
+    upstream::{Backend, Endpoint, SendError},
 };
 
 /// Serves the requests of one connection.
@@ -47,13 +49,7 @@ pub async fn serve(
         let context = Arc::clone(&context);
         async move { context.answer(request).await }
     };
-    let ended = match version {
-        HttpVersion::Http1 => serve::http1(client, Limits::APPLICATION, draining, handle).await,
-        HttpVersion::Http2 => serve::http2(client, Limits::APPLICATION, None, draining, handle).await,
-    };
-    if let Err(error) = ended {
-        debug!(%destination, %error, "an HTTP connection ended early");
-    }
+    serve::serve(client, version, Limits::APPLICATION, None, draining, handle).await;
 }
 
 struct Context {
@@ -85,15 +81,8 @@ enum Next {
 impl Context {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let mut access = Access::begin(Direction::Outbound, &self.proxy, &request, self.destination);
-        let response = match self.try_answer(request, &mut access).await {
-            Ok(response) => response,
-            Err(failure) => {
-                access.failed(&failure);
-                respond::failure(&failure)
-            }
-        };
-        access.end(&response);
-        response
+        let outcome = self.try_answer(request, &mut access).await;
+        access.close(outcome)
     }
 
     async fn try_answer(
@@ -101,15 +90,23 @@ impl Context {
         request: Request<Incoming>,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
-        let _room = self.proxy.requests.try_acquire().map_err(|_| Failure::Overloaded)?;
+        access.has_room()?;
         if let Some(objection) = objection(&request) {
             return Err(Failure::BadRequest(objection));
         }
+        if *request.method() == Method::CONNECT {
+            return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
+        }
         let mut request = request.map(Body::passing);
+        let upgrade = form::receive(&mut request);
         match self.plan(&mut request, access)? {
             Next::Respond(response) => Ok(response),
             Next::Forward(plan) => {
-                let mut response = self.forward(request, &plan.to, access).await?;
+                let mut response = match upgrade {
+                    None => self.forward(request, None, &plan.to, access).await?,
+                    // Boxed: the few that switch must not size every request's future.
+                    Some(protocol) => Box::pin(self.switch(request, &protocol, &plan.to, access)).await?,
+                };
                 plan.response_headers.iter().for_each(|modifier| modifier.apply(response.headers_mut()));
                 Ok(response)
             }
@@ -144,24 +141,6 @@ impl Context {
         }
     }
 
-    async fn forward(
-        &self,
-        mut request: Request<Body>,
-        to: &Hop,
-        access: &mut Access,
-    ) -> Result<Response<Body>, Failure> {
-        form_strip(&mut request);
-        if let Some(protocol) = upgrade_asked(request.headers()) {
-            return self.switch(request, &protocol, to, access).await;
-        }
-        match to {
-            Hop::Endpoint(endpoint) => {
-                try_endpoint(endpoint, request, self.version, access).await.map_err(|e| e.failure(endpoint))
-            }
-            Hop::Backend(backend) => try_backend(backend, request, self.version, access).await,
-        }
-    }
-
     /// A request that asks to switch protocols: a connection (or stream) of its own, joined to the client's.
     async fn switch(
         &self,
@@ -170,23 +149,58 @@ impl Context {
         to: &Hop,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
-        let client = upgrade::client_side(&mut request);
-        let endpoint = match to {
-            Hop::Endpoint(endpoint) => Arc::clone(endpoint),
-            Hop::Backend(backend) => {
-                backend.pick(&[]).ok_or_else(|| Failure::NoEndpoint(backend.key.clone()))?
+        let client = hyper::upgrade::on(&mut request);
+        let response = self.forward(request, Some(protocol), to, access).await?;
+        Ok(upgrade::join(client, response))
+    }
+
+    /// Sends to an endpoint, and to others as long as nothing has been sent.
+    async fn forward(
+        &self,
+        mut request: Request<Body>,
+        upgrade: Option<&HeaderValue>,
+        to: &Hop,
+        access: &mut Access,
+    ) -> Result<Response<Body>, Failure> {
+        let mut tried = Tried::default();
+        let mut last = None;
+        while let Some(endpoint) = to.pick(self.destination.ip(), &tried) {
+            access.endpoint(&endpoint);
+            let sent = match upgrade {
+                Some(protocol) => endpoint.switch(request, protocol).await,
+                None => endpoint.send(request, self.version).await,
+            };
+            match sent {
+                Ok(response) => return Ok(response),
+                Err(SendError::Broken(error)) => return Err(Failure::Exchange(error)),
+                Err(SendError::NotSent(source, unsent)) => {
+                    last = Some(Failure::Connect { endpoint: endpoint.addr, source });
+                    request = *unsent;
+                }
             }
-        };
-        access.endpoint(&endpoint);
-        let sent = if matches!(endpoint.transport, Transport::Mesh(_)) {
-            upgrade::into_connect(&mut request, protocol);
-            endpoint.send(request, HttpVersion::Http1).await.map(upgrade::from_peer)
-        } else {
-            endpoint.send_alone(request).await
-        };
-        let response = sent.map_err(|error| Tried::from(error).failure(&endpoint))?;
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        Ok(if switched { upgrade::join(client, response) } else { response })
+            tried.push(endpoint.addr);
+        }
+        Err(last.unwrap_or_else(|| to.no_endpoint()))
+    }
+}
+
+/// The endpoints that were tried for one request.
+type Tried = Vec<SocketAddr>;
+
+impl Hop {
+    /// The next endpoint to try.
+    fn pick(&self, dialled: IpAddr, tried: &Tried) -> Option<Arc<Endpoint>> {
+        match self {
+            Self::Endpoint(endpoint) => tried.is_empty().then(|| Arc::clone(endpoint)),
+            Self::Backend(backend) => (tried.len() < TRIES).then(|| backend.pick(dialled, tried)).flatten(),
+        }
+    }
+
+    fn no_endpoint(&self) -> Failure {
+        match self {
+            Self::Backend(backend) => Failure::NoEndpoint(backend.key.clone()),
+            Self::Endpoint(_) => mesh::route::Failure::NoEndpoint.into(),
+        }
     }
 }
 
@@ -272,64 +286,6 @@ fn rewrite_url(
     Ok(())
 }
 
-/// Sends to an endpoint, and to others as long as nothing has been sent.
-async fn try_backend(
-    backend: &Arc<Backend>,
-    mut request: Request<Body>,
-    version: HttpVersion,
-    access: &mut Access,
-) -> Result<Response<Body>, Failure> {
-    let mut tried = Vec::new();
-    let mut last = Failure::NoEndpoint(backend.key.clone());
-    while tried.len() < TRIES {
-        let Some(endpoint) = backend.pick(&tried) else { break };
-        match try_endpoint(&endpoint, request, version, access).await {
-            Ok(response) => return Ok(response),
-            Err(Tried::NotSent(error, unsent)) => {
-                last = Failure::Connect { endpoint: endpoint.addr, source: error };
-                request = *unsent;
-            }
-            Err(Tried::Broken(error)) => return Err(Failure::Exchange(error)),
-        }
-        tried.push(endpoint.addr);
-    }
-    Err(last)
-}
-
-async fn try_endpoint(
-    endpoint: &Arc<Endpoint>,
-    request: Request<Body>,
-    version: HttpVersion,
-    access: &mut Access,
-) -> Result<Response<Body>, Tried> {
-    access.endpoint(endpoint);
-    Ok(endpoint.send(request, version).await?)
-}
-
-/// What came of one endpoint.
-enum Tried {
-    NotSent(ConnectError, Box<Request<Body>>),
-    Broken(hyper::Error),
-}
-
-impl From<SendError> for Tried {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::NotSent(error, request) => Self::NotSent(error, request),
-            SendError::Broken(error) => Self::Broken(error),
-        }
-    }
-}
-
-impl Tried {
-    fn failure(self, endpoint: &Endpoint) -> Failure {
-        match self {
-            Self::NotSent(source, _) => Failure::Connect { endpoint: endpoint.addr, source },
-            Self::Broken(error) => Failure::Exchange(error),
-        }
-    }
-}
-
 impl Plan {
     fn plain(to: Hop) -> Self {
         Self { to, response_headers: Vec::new() }
@@ -338,11 +294,4 @@ impl Plan {
 
 fn backend(table: &Table, index: usize) -> Result<Arc<Backend>, Failure> {
     table.backends.get(index).cloned().ok_or_else(|| mesh::route::Failure::NoValidBackend.into())
-}
-
-/// Headers that speak for the mesh are the mesh's alone, on the way out as well.
-fn form_strip(request: &mut Request<Body>) {
-    let names: Vec<_> =
-        request.headers().keys().filter(|name| name.as_str().starts_with("heddle-")).cloned().collect();
-    names.into_iter().for_each(|name| drop(request.headers_mut().remove(name)));
 }

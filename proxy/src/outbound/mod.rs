@@ -6,7 +6,6 @@ mod tcp;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use mesh::contract::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
@@ -15,7 +14,7 @@ use crate::{
     metrics::Direction,
     net::{
         peek::Peeked,
-        socket::{original_destination, reset_on_close},
+        socket::{is_own_port, original_destination, reset_on_close},
     },
     proxy::Proxy,
     upstream::Endpoint,
@@ -61,9 +60,9 @@ pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
 
 async fn route(proxy: &Arc<Proxy>, stream: TcpStream, target: Target, destination: SocketAddr) {
     let mut client = Peeked::new(stream);
-    match protocol::of(&mut client, &target).await {
+    match protocol::of(&mut client, &target, destination).await {
         Ok(Speaks::Http(version)) => http::serve(proxy, client, version, target, destination).await,
-        Ok(Speaks::Bytes(early)) => tcp::carry(proxy, client, &target, early).await,
+        Ok(Speaks::Bytes(early)) => tcp::carry(proxy, client, &target, destination, early).await,
         Err(error) => debug!(%destination, %error, "a client left before it said anything"),
     }
 }
@@ -74,9 +73,8 @@ fn has_port(service: &LiveService, port: u16) -> bool {
 
 /// Dialled directly, or redirected back to ourselves: serving it would never end.
 fn is_loop(stream: &TcpStream, destination: SocketAddr) -> bool {
-    let own_port = [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT].contains(&destination.port());
     let here = stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == destination.ip());
-    own_port && (here || destination.ip().is_loopback())
+    is_own_port(destination.port()) && (here || destination.ip().is_loopback())
 }
 
 fn refuse(proxy: &Proxy, stream: &TcpStream, reason: &'static str, why: &str) {

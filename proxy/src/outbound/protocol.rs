@@ -4,7 +4,7 @@
 //! bytes. A client that stays silent may be waiting for the server to speak first (MySQL, SMTP): then an endpoint is
 //! dialled and both sides are listened to. Silence alone never makes a connection opaque.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use mesh::{
     detect::Detected,
@@ -13,7 +13,7 @@ use mesh::{
 use tokio::time::timeout;
 
 use super::{Target, tcp};
-use crate::{http::HttpVersion, net::peek::Peeked, upstream::Upstream};
+use crate::{http::HttpVersion, net::peek::Peeked};
 
 /// How long a client may be silent before the server is asked whether it speaks first. A client that speaks first
 /// does so with the handshake's last packet; the sum with a local dial stays far below what a person notices.
@@ -31,7 +31,7 @@ pub enum Speaks {
 ///
 /// # Errors
 /// When the client leaves before it is clear.
-pub async fn of(client: &mut Peeked, target: &Target) -> io::Result<Speaks> {
+pub async fn of(client: &mut Peeked, target: &Target, destination: SocketAddr) -> io::Result<Speaks> {
     match declared(target) {
         Declared::Bytes => Ok(Speaks::Bytes(None)),
         Declared::Http => Ok(match client.detect().await? {
@@ -40,7 +40,7 @@ pub async fn of(client: &mut Peeked, target: &Target) -> io::Result<Speaks> {
         }),
         Declared::Nothing { http_route } => match timeout(SILENCE, client.detect()).await {
             Ok(detected) => Ok(by_bytes(detected?, client, http_route)),
-            Err(_silent) => ask_both(client, target, http_route).await,
+            Err(_silent) => ask_both(client, target, destination, http_route).await,
         },
     }
 }
@@ -74,19 +74,35 @@ fn declared(target: &Target) -> Declared {
 
 fn by_bytes(detected: Option<Detected>, client: &Peeked, http_route: bool) -> Speaks {
     match detected {
-        // An explicit proxy's CONNECT is a tunnel of the application's own where nothing says HTTP.
-        Some(Detected::Http1) if !http_route && client.ahead().starts_with(b"CONNECT ") => {
-            Speaks::Bytes(None)
-        }
+        // What an explicit proxy is asked is between it and its client where no route says HTTP.
+        Some(Detected::Http1) if !http_route && asks_a_proxy(client.ahead()) => Speaks::Bytes(None),
         Some(Detected::Http1) => Speaks::Http(HttpVersion::Http1),
         Some(Detected::Http2) => Speaks::Http(HttpVersion::Http2),
         Some(Detected::Tls | Detected::Opaque) | None => Speaks::Bytes(None),
     }
 }
 
-/// Listens to the client and to an endpoint until one of them speaks.
-async fn ask_both(client: &mut Peeked, target: &Target, http_route: bool) -> io::Result<Speaks> {
-    let Ok(mut dialled) = tcp::dial(target, false).await else {
+/// CONNECT, or a target that names a scheme (RFC 9112 sections 3.2.2 and 3.2.3).
+fn asks_a_proxy(head: &[u8]) -> bool {
+    let mut words = head.split(|byte| *byte == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    method == b"CONNECT" || target.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+}
+
+/// Listens to the client and to an endpoint until one of them speaks. The client is listened to while the endpoint is
+/// still being dialled.
+async fn ask_both(
+    client: &mut Peeked,
+    target: &Target,
+    destination: SocketAddr,
+    http_route: bool,
+) -> io::Result<Speaks> {
+    let dialled = tokio::select! {
+        biased;
+        detected = client.detect() => return Ok(by_bytes(detected?, client, http_route)),
+        dialled = tcp::dial(target, destination, false) => dialled,
+    };
+    let Ok(mut dialled) = dialled else {
         // No endpoint to listen to: the client's own bytes must tell, so that a request still gets its answer.
         let detected = client.detect().await?;
         return Ok(by_bytes(detected, client, http_route));
@@ -94,15 +110,10 @@ async fn ask_both(client: &mut Peeked, target: &Target, http_route: bool) -> io:
     tokio::select! {
         // A server that speaks first is believed even when the client's first bytes come at the same moment.
         biased;
-        () = speaks(&mut dialled.upstream) => Ok(Speaks::Bytes(Some(dialled))),
+        () = dialled.upstream.readable() => Ok(Speaks::Bytes(Some(dialled))),
         detected = client.detect() => match by_bytes(detected?, client, http_route) {
             Speaks::Bytes(_) => Ok(Speaks::Bytes(Some(dialled))),
             http @ Speaks::Http(_) => Ok(http),
         },
     }
-}
-
-/// Returns when the endpoint has sent something, or has ended: both are for the client to see.
-async fn speaks(upstream: &mut Upstream) {
-    upstream.readable().await;
 }

@@ -11,12 +11,13 @@ use tracing::{info, warn};
 
 use super::Target;
 use crate::{
-    failure::Failure,
+    carry,
+    failure::{Failure, chain},
     identity::Inside,
     metrics::{Direction, Security, TcpLabels},
     net::{
         peek::Peeked,
-        relay::{relay, relay_peeked},
+        relay::Stream as _,
         socket::{self, reset_on_close},
     },
     proxy::Proxy,
@@ -36,10 +37,16 @@ pub struct Dialled {
 }
 
 /// Carries a client's bytes to an endpoint that the routes choose.
-pub async fn carry(proxy: &Arc<Proxy>, client: Peeked, target: &Target, early: Option<Dialled>) {
+pub async fn carry(
+    proxy: &Arc<Proxy>,
+    client: Peeked,
+    target: &Target,
+    destination: SocketAddr,
+    early: Option<Dialled>,
+) {
     let dialled = match early {
         Some(dialled) => Ok(dialled),
-        None => dial(target, begins_with_tls(&client)).await,
+        None => dial(target, destination, begins_with_tls(&client)).await,
     };
     let mut dialled = match dialled {
         Ok(dialled) => dialled,
@@ -51,45 +58,36 @@ pub async fn carry(proxy: &Arc<Proxy>, client: Peeked, target: &Target, early: O
     };
     let security = if dialled.endpoint.identity().is_some() { Security::Mtls } else { Security::None };
     let labels = TcpLabels::new(Direction::Outbound, dialled.backend.as_ref(), security);
-    proxy.metrics.tcp_opened(&labels);
-    let carried = relay_peeked(client, &mut dialled.upstream).await;
-    let (sent, received) = carried.as_ref().map_or((0, 0), |carried| (carried.sent, carried.received));
-    if let Err(error) = carried {
-        info!(endpoint = %dialled.endpoint.addr, %error, "a connection broke");
-    }
-    proxy.metrics.tcp_closed(&labels, sent, received);
+    carry::carry(&proxy.metrics, &labels, client, &mut dialled.upstream).await;
 }
 
 /// Carries a connection that is none of the mesh's business, as the kernel would have.
-pub async fn pass_through(proxy: &Arc<Proxy>, mut client: TcpStream, destination: SocketAddr) {
-    let labels = TcpLabels::new(Direction::Outbound, None, Security::None);
+pub async fn pass_through(proxy: &Arc<Proxy>, client: TcpStream, destination: SocketAddr) {
     match socket::connect(destination, None).await {
         Ok(mut upstream) => {
-            proxy.metrics.tcp_opened(&labels);
-            let carried = relay(&mut client, &mut upstream).await;
-            let (sent, received) = carried.map_or((0, 0), |carried| (carried.sent, carried.received));
-            proxy.metrics.tcp_closed(&labels, sent, received);
+            let labels = TcpLabels::new(Direction::Outbound, None, Security::None);
+            carry::carry(&proxy.metrics, &labels, Peeked::new(client), &mut upstream).await;
         }
         Err(error) => {
-            info!(%destination, error = crate::failure::chain(&error), "a destination outside the mesh does not answer");
+            info!(%destination, error = chain(&error), "a destination outside the mesh does not answer");
             reset_on_close(&client);
         }
     }
 }
 
 /// Dials an endpoint that the routes choose, and others when it does not answer.
-pub async fn dial(target: &Target, tls: bool) -> Result<Dialled, Failure> {
+pub async fn dial(target: &Target, destination: SocketAddr, tls: bool) -> Result<Dialled, Failure> {
     match target {
         Target::Pod(endpoint) => connect(Arc::clone(endpoint), None).await,
-        Target::Service(..) => dial_backend(&*choose(target, tls)?).await,
+        Target::Service(..) => dial_backend(&*choose(target, tls)?, destination).await,
     }
 }
 
-async fn dial_backend(backend: &Backend) -> Result<Dialled, Failure> {
+async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Dialled, Failure> {
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint(backend.key.clone());
     while tried.len() < TRIES {
-        let Some(endpoint) = backend.pick(&tried) else { break };
+        let Some(endpoint) = backend.pick(destination.ip(), &tried) else { break };
         tried.push(endpoint.addr);
         match connect(endpoint, Some(backend.key.clone())).await {
             Ok(dialled) => return Ok(dialled),

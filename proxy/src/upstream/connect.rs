@@ -23,13 +23,11 @@ use crate::{
     identity::{Credentials, Inside},
     net::{
         relay::Stream,
-        socket::{self, reset_on_close},
+        socket::{self, CONNECT_TIMEOUT, reset_on_close},
     },
 };
 
-/// How long an endpoint may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the TLS handshake may then take.
+/// How long the TLS handshake may take once the endpoint has accepted.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to an endpoint.
@@ -52,7 +50,7 @@ impl Endpoint {
             Transport::Mesh(expected) => {
                 Ok(Upstream::Mesh(Box::new(self.connect_mesh(expected, inside).await?)))
             }
-            Transport::Unnameable => Err(ConnectError::NoCertificate),
+            Transport::Unnameable => Err(ConnectError::Unnameable),
         }
     }
 
@@ -129,6 +127,21 @@ impl AsyncWrite for Upstream {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Mesh(tls) => Pin::new(tls).poll_write(cx, buf),
         }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Mesh(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -13,9 +13,9 @@ use tracing::debug;
 use super::Endpoint;
 use crate::{body::Body, failure::ConnectError};
 
-/// Common servers close an idle connection after 5 s at the earliest (Node.js); we let go first, so that a request
+/// Many servers close an idle connection after 5 s (Node.js), some after 2 s (gunicorn); we let go first, so that a request
 /// rarely meets a connection that is just being closed.
-const IDLE: Duration = Duration::from_secs(4);
+const IDLE: Duration = Duration::from_millis(1900);
 /// The most idle connections kept to one endpoint.
 const IDLE_MAX: usize = 128;
 /// The head of a response, at most.
@@ -41,12 +41,10 @@ pub(super) struct Lease {
 impl Pool {
     /// The connection that was used last, or a new one.
     pub(super) async fn lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
-        while let Some(mut sender) = self.take() {
-            if sender.ready().await.is_ok() {
-                return Ok(Lease { sender, reused: true });
-            }
+        match self.take() {
+            Some(sender) => Ok(Lease { sender, reused: true }),
+            None => self.fresh(endpoint).await,
         }
-        self.fresh(endpoint).await
     }
 
     /// A new connection.
@@ -78,15 +76,13 @@ impl Pool {
         self.idle().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
     }
 
+    /// The youngest connection that can take a request at once. One whose response ended before its request had been
+    /// sent whole may be busy for as long as that client likes: nobody waits for it.
     fn take(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle();
-        let last = idle.pop()?;
-        if last.since.elapsed() < IDLE {
-            return Some(last.sender);
-        }
-        // The last is the youngest: all others are too old as well.
-        idle.clear();
-        None
+        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+        let ready = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        Some(idle.remove(ready).sender)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {

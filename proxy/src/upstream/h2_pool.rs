@@ -5,7 +5,12 @@
 //! new one, and the old ends with its last stream.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,9 +20,14 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tracing::debug;
 
 use super::Endpoint;
-use crate::{body::Body, failure::ConnectError, identity::Inside};
+use crate::{
+    body::Body,
+    failure::{ConnectError, chain},
+    identity::Inside,
+};
 
-/// Below the peer's bound of 256 streams: past it another connection is opened, so that no request queues.
+/// Below a peer's bound of 256 streams, or the server's own: past it another connection is opened, so that no request
+/// queues.
 const STREAMS_MAX: usize = 250;
 /// A connection without a stream for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
@@ -34,8 +44,15 @@ const HEAD_MAX: u32 = 64 * 1024;
 #[derive(Default)]
 pub(super) struct Pool {
     open: Mutex<Vec<Connection>>,
-    /// Held while dialling: requests that arrive meanwhile share the connection that comes.
-    dialling: AsyncMutex<()>,
+    /// Held while dialling: requests that arrive meanwhile share what comes of it.
+    dialling: AsyncMutex<Option<Failed>>,
+}
+
+/// The last attempt to dial, if it failed.
+struct Failed {
+    at: Instant,
+    reason: &'static str,
+    why: String,
 }
 
 struct Connection {
@@ -43,6 +60,8 @@ struct Connection {
     generation: u64,
     /// One clone for each running stream.
     streams: Arc<()>,
+    /// How many the other side takes at once.
+    streams_max: Arc<AtomicUsize>,
     used: Instant,
 }
 
@@ -61,12 +80,23 @@ impl Pool {
         if let Some(lease) = self.open_lease(generation) {
             return Ok(lease);
         }
-        let _dialling = self.dialling.lock().await;
+        let arrived = Instant::now();
+        let mut last = self.dialling.lock().await;
         if let Some(lease) = self.open_lease(generation) {
             return Ok(lease);
         }
+        // Who waited for an attempt that failed takes its failure, instead of waiting for one of its own.
+        if let Some(failed) = last.as_ref().filter(|failed| failed.at > arrived) {
+            return Err(ConnectError::Shared { reason: failed.reason, why: failed.why.clone() });
+        }
+        self.dial(endpoint, generation).await.inspect_err(|error| {
+            *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(error) });
+        })
+    }
+
+    async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -74,15 +104,29 @@ impl Pool {
             .max_header_list_size(HEAD_MAX)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(3))
+            .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(ConnectError::Http)?;
         let peer = endpoint.addr;
+        let streams_max = Arc::new(AtomicUsize::new(STREAMS_MAX));
+        let told = Arc::clone(&streams_max);
         tokio::spawn(async move {
-            let ended = connection.await;
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                told.store(connection.current_max_send_streams().min(STREAMS_MAX), Ordering::Relaxed);
+                ended
+            });
+            let ended = ended.await;
             debug!(%peer, ?ended, "an HTTP/2 connection ended");
         });
-        Ok(self.keep(sender, generation))
+        Ok(self.keep(Connection {
+            sender,
+            generation,
+            streams: Arc::default(),
+            streams_max,
+            used: Instant::now(),
+        }))
     }
 
     /// Closes connections that nobody used for long.
@@ -93,13 +137,12 @@ impl Pool {
     fn open_lease(&self, generation: u64) -> Option<Lease> {
         let mut open = self.open();
         open.retain(|connection| connection.generation == generation && !connection.sender.is_closed());
-        let connection = open.iter_mut().find(|connection| connection.streams() < STREAMS_MAX)?;
+        let connection = open.iter_mut().find(|connection| connection.has_room())?;
         connection.used = Instant::now();
         Some(connection.lease())
     }
 
-    fn keep(&self, sender: SendRequest<Body>, generation: u64) -> Lease {
-        let connection = Connection { sender, generation, streams: Arc::default(), used: Instant::now() };
+    fn keep(&self, connection: Connection) -> Lease {
         let lease = connection.lease();
         self.open().push(connection);
         lease
@@ -111,6 +154,10 @@ impl Pool {
 }
 
 impl Connection {
+    fn has_room(&self) -> bool {
+        self.streams() < self.streams_max.load(Ordering::Relaxed)
+    }
+
     fn streams(&self) -> usize {
         Arc::strong_count(&self.streams) - 1
     }

@@ -95,7 +95,15 @@ impl Drop for Load {
 pub struct Backend {
     /// Its name.
     pub key: BackendKey,
-    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    endpoints: ArcSwap<Endpoints>,
+}
+
+/// A backend's endpoints by address family: a client that dialled IPv4 is served over IPv4, because its server may listen
+/// on nothing else (and the other way about).
+#[derive(Default)]
+struct Endpoints {
+    v4: Vec<Arc<Endpoint>>,
+    v6: Vec<Arc<Endpoint>>,
 }
 
 impl Backend {
@@ -106,27 +114,44 @@ impl Backend {
 
     /// Its endpoints from now on.
     pub fn set_endpoints(&self, endpoints: Vec<Arc<Endpoint>>) {
-        self.endpoints.store(Arc::new(endpoints));
+        let (v4, v6) = endpoints.into_iter().partition(|endpoint| endpoint.addr.is_ipv4());
+        self.endpoints.store(Arc::new(Endpoints { v4, v6 }));
     }
 
-    /// The less loaded of two endpoints drawn at random, leaving out those that were tried already.
-    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+    /// The less loaded of two endpoints drawn at random, leaving out those that were tried already. They are of the
+    /// family that the client dialled, if there are any.
+    pub fn pick(&self, dialled: IpAddr, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
+        let (first, then) =
+            if dialled.is_ipv4() { (&endpoints.v4, &endpoints.v6) } else { (&endpoints.v6, &endpoints.v4) };
+        let family = if first.is_empty() { then } else { first };
         if tried.is_empty() {
-            return pick(&endpoints);
+            return pick(family);
         }
-        let left: Vec<_> = endpoints.iter().filter(|e| !tried.contains(&e.addr)).cloned().collect();
+        let left: Vec<_> = family.iter().filter(|e| !tried.contains(&e.addr)).cloned().collect();
         pick(&left)
+    }
+
+    /// The endpoint at an address, if it is a meshed one.
+    pub fn meshed_endpoint(&self, addr: SocketAddr) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.load();
+        endpoints.all().find(|endpoint| endpoint.addr == addr && endpoint.identity().is_some()).cloned()
     }
 
     /// Whether the pods behind it declare the port opaque.
     pub fn is_opaque(&self) -> bool {
-        self.endpoints.load().iter().any(|endpoint| endpoint.opaque)
+        self.endpoints.load().all().any(|endpoint| endpoint.opaque)
     }
 
     /// Its endpoints, for the admin port.
     pub fn to_json(&self) -> Value {
-        self.endpoints.load().iter().map(|endpoint| endpoint.to_json()).collect()
+        self.endpoints.load().all().map(|endpoint| endpoint.to_json()).collect()
+    }
+}
+
+impl Endpoints {
+    fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.v4.iter().chain(&self.v6)
     }
 }
 
@@ -151,8 +176,11 @@ impl Registry {
 
     /// The endpoint at an address, of the pod that discovery knows there (if any).
     pub fn endpoint(&self, addr: SocketAddr, pod: Option<&PodFacts>) -> Arc<Endpoint> {
-        let transport = self.transport(addr, pod);
         let opaque = pod.is_some_and(|pod| pod.opaque_ports.contains(addr.port()));
+        self.get(addr, self.transport(addr, pod), opaque)
+    }
+
+    fn get(&self, addr: SocketAddr, transport: Transport, opaque: bool) -> Arc<Endpoint> {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = endpoints.entry((addr, transport.clone(), opaque)).or_default();
         slot.upgrade().unwrap_or_else(|| {
@@ -168,6 +196,11 @@ impl Registry {
             *slot = Arc::downgrade(&endpoint);
             endpoint
         })
+    }
+
+    /// An address that must not be dialled, because nobody can say who should answer there.
+    pub fn nobody(&self, addr: SocketAddr) -> Arc<Endpoint> {
+        self.get(addr, Transport::Unnameable, false)
     }
 
     /// The application of this very pod, spoken to without the proxy's own detour.

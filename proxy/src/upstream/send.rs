@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
+    body::Incoming,
     client::conn::{TrySendError, http1},
+    header::HeaderValue,
 };
 
 use super::{Endpoint, Load, Transport};
 use crate::{
     body::Body,
     failure::ConnectError,
-    http::{HttpVersion, form},
+    http::{HttpVersion, form, upgrade},
 };
 
 /// Why a request got no response.
@@ -34,9 +36,11 @@ enum Held {
     Connection(http1::SendRequest<Body>),
     /// A stream of a shared connection.
     Stream { _stream: Arc<()> },
-    /// Nothing: the connection served this exchange alone.
+    /// Nothing: the connection serves this exchange alone.
     Alone,
 }
+
+type Sent = Result<(Response<Incoming>, Held), SendError>;
 
 impl Exchange {
     /// The response has come to its end: the connection can carry the next request.
@@ -59,7 +63,7 @@ impl Endpoint {
         version: HttpVersion,
     ) -> Result<Response<Body>, SendError> {
         let load = self.carry();
-        let (response, held) = match (&self.transport, version) {
+        let (mut response, held) = match (&self.transport, version) {
             (Transport::Mesh(_), _) => {
                 form::for_peer(&mut request, self.addr, version);
                 self.send_h2(request).await?
@@ -72,18 +76,53 @@ impl Endpoint {
                 form::for_h1(&mut request);
                 self.send_h1(request).await?
             }
-            (Transport::Unnameable, _) => {
-                return Err(SendError::NotSent(ConnectError::NoCertificate, Box::new(request)));
-            }
+            (Transport::Unnameable, _) => return Err(unnameable(request)),
         };
+        form::clean_response(&mut response);
         let exchange = Exchange { endpoint: Arc::clone(self), held, _load: load };
         Ok(response.map(|body| Body::carried(body, exchange)))
     }
 
-    async fn send_h2(
-        &self,
-        request: Request<Body>,
-    ) -> Result<(Response<hyper::body::Incoming>, Held), SendError> {
+    /// Sends a request that asks to switch to `protocol`. A 101 comes back as one, whichever way it came; its body
+    /// holds the exchange for as long as the switched streams run.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send`]; a request that was not sent comes back as it was.
+    pub async fn switch(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        protocol: &HeaderValue,
+    ) -> Result<Response<Body>, SendError> {
+        let load = self.carry();
+        let (mut response, held) = match self.transport {
+            Transport::Mesh(_) => {
+                form::for_peer(&mut request, self.addr, HttpVersion::Http1);
+                upgrade::into_connect(&mut request, protocol);
+                self.send_h2(request).await.map_err(|error| match error {
+                    SendError::NotSent(error, mut request) => {
+                        upgrade::from_connect(&mut request);
+                        SendError::NotSent(error, request)
+                    }
+                    SendError::Broken(error) => SendError::Broken(error),
+                })?
+            }
+            Transport::Plain => {
+                form::for_h1(&mut request);
+                upgrade::ask(&mut request, protocol);
+                self.send_alone(request).await?
+            }
+            Transport::Unnameable => return Err(unnameable(request)),
+        };
+        upgrade::from_peer(&mut response);
+        let exchange = Exchange { endpoint: Arc::clone(self), held, _load: load };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response.map(|body| Body::switched(body, exchange)));
+        }
+        form::clean_response(&mut response);
+        Ok(response.map(|body| Body::carried(body, exchange)))
+    }
+
+    async fn send_h2(&self, request: Request<Body>) -> Sent {
         let mut lease = match self.h2.lease(self).await {
             Ok(lease) => lease,
             Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
@@ -92,10 +131,7 @@ impl Endpoint {
         Ok((response, Held::Stream { _stream: lease.stream }))
     }
 
-    async fn send_h1(
-        &self,
-        mut request: Request<Body>,
-    ) -> Result<(Response<hyper::body::Incoming>, Held), SendError> {
+    async fn send_h1(&self, mut request: Request<Body>) -> Sent {
         loop {
             let mut lease = match self.h1.lease(self).await {
                 Ok(lease) => lease,
@@ -114,24 +150,18 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request that asks to switch protocols, on a connection of its own.
-    ///
-    /// # Errors
-    /// As [`Endpoint::send`].
-    pub async fn send_alone(
-        self: &Arc<Self>,
-        mut request: Request<Body>,
-    ) -> Result<Response<Body>, SendError> {
-        let load = self.carry();
-        form::for_h1_keeping_upgrade(&mut request);
+    async fn send_alone(&self, request: Request<Body>) -> Sent {
         let mut lease = match self.h1.fresh(self).await {
             Ok(lease) => lease,
             Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
         };
         let response = lease.sender.try_send_request(request).await.map_err(SendError::from)?;
-        let exchange = Exchange { endpoint: Arc::clone(self), held: Held::Alone, _load: load };
-        Ok(response.map(|body| Body::carried(body, exchange)))
+        Ok((response, Held::Alone))
     }
+}
+
+fn unnameable(request: Request<Body>) -> SendError {
+    SendError::NotSent(ConnectError::Unnameable, Box::new(request))
 }
 
 impl From<TrySendError<Request<Body>>> for SendError {
