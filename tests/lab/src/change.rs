@@ -20,6 +20,7 @@ use crate::protocol::{PodName, Source};
 use crate::services;
 use crate::store::desired;
 use crate::supervisor::Say;
+use crate::taken::{Refused, Versions, blame, derived, finish, taken};
 use crate::validate::validate;
 use crate::world::World;
 
@@ -55,13 +56,14 @@ pub async fn up(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) 
         taken(world, &keys, deadline).await.map_err(|why| blame(why, &others))?;
     }
     await_pods(world, &runs, deadline, say).await?;
-    finish(world, deadline, say).await?;
+    finish(world, &Versions::new(), deadline, say).await?;
     Ok(json!({"pods": runs.len()}))
 }
 
 /// Changes a running world. What the control plane cannot read is taken back.
 pub async fn apply(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
+    let derived = derived(world);
     let plan = plan(world, validate_all(sources)?)?;
     let (pods, others) = split(plan);
     let mut undo = Vec::new();
@@ -98,7 +100,7 @@ pub async fn apply(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Sa
     let runs = join_all(pods.into_iter().map(|pod| change_pod(world, pod.object, say))).await;
     let runs: Vec<_> = runs.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     await_pods(world, &runs, deadline, say).await?;
-    finish(world, deadline, say).await?;
+    finish(world, &derived, deadline, say).await?;
     Ok(json!({"changed": changed.len() + runs.len()}))
 }
 
@@ -140,10 +142,11 @@ pub async fn delete(world: &Rc<World>, key: &Key, seconds: u64, say: &Say) -> Re
 pub async fn restart(world: &Rc<World>, name: &PodName, seconds: u64, say: &Say) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let run = world.pod(name)?;
+    let derived = derived(world);
     let manifest = run.manifest.borrow().clone();
     let fresh = replace(world, &run, manifest, say).await?;
     await_pods(world, std::slice::from_ref(&fresh), deadline, say).await?;
-    finish(world, deadline, say).await?;
+    finish(world, &derived, deadline, say).await?;
     Ok(json!({"uid": fresh.uid, "ips": fresh.addresses.texts()}))
 }
 
@@ -224,71 +227,6 @@ fn meshed(world: &World, pod: &Value) -> bool {
     inject::wanted(namespace, namespace_labels.as_ref(), labels(pod).as_ref())
 }
 
-/// The control plane could not read a file.
-#[derive(Debug, thiserror::Error)]
-#[error("{key}: {why}")]
-struct Refused {
-    key: Key,
-    why: String,
-}
-
-/// Waits until the control plane serves these objects as they are now.
-async fn taken(world: &World, keys: &[Key], deadline: Instant) -> Result<()> {
-    for key in keys.iter().filter(|key| key.kind != "Secret") {
-        let Some(wanted) = world.store.borrow().get(key).cloned() else { continue };
-        if let Err(why) = world.control.answers() {
-            // A world without a control plane has nobody to wait for.
-            return if Control::available(world) {
-                Err(why.context("written, but not taken"))
-            } else {
-                Ok(())
-            };
-        }
-        while !holds(world, key, &wanted).await? {
-            if Instant::now() > deadline {
-                bail!(
-                    "{key} is written, but the control plane has not taken it in time (see `lab logs --control`)"
-                );
-            }
-            sleep(GLANCE).await;
-        }
-    }
-    Ok(())
-}
-
-async fn holds(world: &World, key: &Key, wanted: &Value) -> Result<bool> {
-    // It may be starting: the deadline decides.
-    let Ok(found) = world.control.read(world, key).await else {
-        return Ok(false);
-    };
-    let meta =
-        |object: &Value| (object["metadata"]["uid"].clone(), object["metadata"]["generation"].as_i64());
-    if let Some(found) = &found {
-        let ((uid, generation), (wanted_uid, wanted_generation)) = (meta(found), meta(wanted));
-        // A kind whose generation is not served is known by its UID alone.
-        if uid == wanted_uid && generation.is_none_or(|g| Some(g) >= wanted_generation) {
-            return Ok(true);
-        }
-    }
-    match world.control.sources(world).await.ok().and_then(|mut files| files.remove(&key.file_name())) {
-        Some(Some(why)) => Err(Refused { key: key.clone(), why }.into()),
-        // Read without a fault, but not served: a kind that only the control plane itself needs.
-        Some(None) => Ok(found.is_none()),
-        None => Ok(false),
-    }
-}
-
-/// Names the file that the user gave.
-fn blame(why: anyhow::Error, manifests: &[Manifest]) -> anyhow::Error {
-    let file = why.downcast_ref::<Refused>().and_then(|refused| {
-        manifests.iter().find(|m| Key::of(&m.object) == refused.key).map(|m| m.file.clone())
-    });
-    match file {
-        Some(file) => anyhow!("{file}: {why}"),
-        None => why,
-    }
-}
-
 /// A new pod is created, one with another spec is replaced, one with other labels or annotations is changed in place.
 async fn change_pod(world: &Rc<World>, manifest: Value, say: &Say) -> Result<Option<Rc<PodRun>>> {
     let key = Key::of(&manifest);
@@ -364,15 +302,4 @@ fn explain(world: &World, run: &PodRun) -> String {
         text.push_str(&format!("\n    {container} | {line}"));
     }
     text
-}
-
-/// Everything derived is in effect, and the control plane, if it runs, knows the endpoints.
-async fn finish(world: &World, deadline: Instant, say: &Say) -> Result<()> {
-    world.settled().await;
-    if let Err(why) = world.control.answers() {
-        say.line(&format!("note: {why}"));
-        return Ok(());
-    }
-    let slices: Vec<_> = world.store.borrow().list("EndpointSlice").map(|(key, _)| key.clone()).collect();
-    taken(world, &slices, deadline).await
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::Full;
 use mesh::contract::{CONTROL_HEALTH_PORT, CONTROL_METRICS_PORT, CONTROL_PORT, TOKEN_AUDIENCE, WEBHOOK_PORT};
 use nix::sys::signal::Signal;
@@ -35,6 +35,9 @@ const PROGRAM: &str = "heddle-injector";
 const NAME: &str = "heddle-injector.heddle-system.svc";
 /// A request that takes longer has failed: the control plane is stopped or stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Life of the lab's own token, seconds, and how much of it is left when a new one is made.
+const TOKEN_LIFE: u64 = 600;
+const TOKEN_REST: u64 = 60;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -51,6 +54,9 @@ enum State {
 pub struct Control {
     state: RefCell<State>,
     trust: RefCell<Option<(Vec<u8>, Arc<ClientConfig>)>>,
+    discovery: requests::Kept,
+    /// The lab's own token and when it ends: the control plane verifies a token once, and only so many a second.
+    token: RefCell<Option<(String, u64)>>,
 }
 
 impl Control {
@@ -162,7 +168,11 @@ impl Control {
     /// Asks the webhook about a pod.
     pub async fn review(&self, world: &World, review: Vec<u8>) -> Result<Bytes> {
         let request = Request::post("/inject").header("content-type", "application/json");
-        let (status, body) = self.request(world, WEBHOOK_PORT, request, review).await?;
+        let request = request.header("host", NAME).body(Full::new(Bytes::from(review)))?;
+        let (to, config) = self.server(world, WEBHOOK_PORT)?;
+        let netns = world.place.node_netns();
+        let answer = requests::secure(&netns, to, NAME, config, request);
+        let (status, body) = in_time(answer).await?;
         match status {
             StatusCode::OK => Ok(body),
             other => bail!("it answers {other}: {}", String::from_utf8_lossy(&body).trim()),
@@ -172,9 +182,11 @@ impl Control {
     /// Reads an object as the mesh sees it, with the lab's own token; `None` if it is not served.
     pub async fn read(&self, world: &World, key: &Key) -> Result<Option<Value>> {
         let Some(path) = key.api_path() else { return Ok(None) };
-        let request =
-            Request::builder().method(Method::GET).uri(path).header("authorization", self.bearer(world)?);
-        let (status, body) = self.request(world, CONTROL_PORT, request, Vec::new()).await?;
+        let request = Request::get(path).header("authorization", self.bearer(world)?).header("host", NAME);
+        let (to, config) = self.server(world, CONTROL_PORT)?;
+        let netns = world.place.node_netns();
+        let answer = self.discovery.secure(&netns, to, NAME, config, request.body(Full::default())?);
+        let (status, body) = in_time(answer).await?;
         match status {
             StatusCode::OK => Ok(Some(serde_json::from_slice(&body).context("its answer is not JSON")?)),
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(None),
@@ -197,29 +209,27 @@ impl Control {
     }
 
     fn bearer(&self, world: &World) -> Result<String> {
+        let now = unix_now();
+        let mut token = self.token.borrow_mut();
+        if let Some((token, _)) = token.as_ref().filter(|(_, end)| now + TOKEN_REST < *end) {
+            return Ok(format!("Bearer {token}"));
+        }
         let (namespace, name) = LAB_POD;
         let pod = PodName { namespace: namespace.to_owned(), name: name.to_owned() };
         let object =
             world.store.borrow().get(&Key::new("Pod", namespace, name)).cloned().context("no lab pod")?;
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
         let subject = world.subject(&pod, name, uid);
-        Ok(format!("Bearer {}", world.signer.token(&subject, TOKEN_AUDIENCE, 600, unix_now())?))
+        let fresh = world.signer.token(&subject, TOKEN_AUDIENCE, TOKEN_LIFE, now)?;
+        let bearer = format!("Bearer {fresh}");
+        *token = Some((fresh, now + TOKEN_LIFE));
+        Ok(bearer)
     }
 
-    async fn request(
-        &self,
-        world: &World,
-        port: u16,
-        request: http::request::Builder,
-        body: Vec<u8>,
-    ) -> Result<requests::Answer> {
+    /// Where a port of the running control plane is, and how to trust it.
+    fn server(&self, world: &World, port: u16) -> Result<(SocketAddr, Arc<ClientConfig>)> {
         self.answers()?;
-        let config = self.tls(world)?;
-        let request = request.header("host", NAME).body(Full::new(Bytes::from(body)))?;
-        let to = SocketAddr::new(CONTROL.v4.into(), port);
-        let netns = world.place.node_netns();
-        let answer = requests::secure(&netns, to, NAME, config, request);
-        timeout(PATIENCE, answer).await.context("the control plane does not answer")?
+        Ok((SocketAddr::new(CONTROL.v4.into(), port), self.tls(world)?))
     }
 
     /// TLS that trusts the mesh's own root; made anew when the bundle changes.
@@ -233,6 +243,10 @@ impl Control {
         *trust = Some((pem, config.clone()));
         Ok(config)
     }
+}
+
+async fn in_time(answer: impl Future<Output = Result<requests::Answer>>) -> Result<requests::Answer> {
+    timeout(PATIENCE, answer).await.context("the control plane does not answer")?
 }
 
 async fn notice_exit(world: Rc<World>, mut child: Child, process: Recorded) {

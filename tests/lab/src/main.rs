@@ -27,6 +27,7 @@ mod settle;
 mod store;
 mod supervisor;
 mod table;
+mod taken;
 mod tokens;
 mod validate;
 mod volumes;

@@ -1,5 +1,6 @@
 //! Small HTTP requests from a chosen network namespace: probes, the control plane, the proxies' admin ports.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -43,23 +45,72 @@ pub async fn secure(
     config: Arc<ClientConfig>,
     request: Request<Full<Bytes>>,
 ) -> Result<Answer> {
+    exchange(shake_hands(netns, to, name, config).await?, request).await
+}
+
+async fn shake_hands(
+    netns: &str,
+    to: SocketAddr,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let stream = connect(netns, to).await?;
     let name = ServerName::try_from(name.to_owned()).context("not a server's name")?;
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
-    exchange(stream, request).await
+    Ok(tokio_rustls::TlsConnector::from(config).connect(name, stream).await?)
+}
+
+/// A TLS connection that is kept between requests: a handshake costs more than all that the lab asks for. Who asks
+/// while another one is being answered gets a connection of its own.
+#[derive(Default)]
+pub struct Kept(RefCell<Option<SendRequest<Full<Bytes>>>>);
+
+impl Kept {
+    /// One request, which may be sent twice: the server may close a connection just when it is used.
+    pub async fn secure(
+        &self,
+        netns: &str,
+        to: SocketAddr,
+        name: &str,
+        config: Arc<ClientConfig>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer> {
+        let kept = self.0.take();
+        if let Some(kept) = kept.filter(|kept| !kept.is_closed())
+            && let Ok(answer) = self.ask(kept, request.clone()).await
+        {
+            return Ok(answer);
+        }
+        let stream = shake_hands(netns, to, name, config).await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::task::spawn_local(connection);
+        self.ask(sender, request).await
+    }
+
+    /// Only a connection that has answered is kept.
+    async fn ask(
+        &self,
+        mut sender: SendRequest<Full<Bytes>>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer> {
+        sender.ready().await?;
+        let answer = whole(sender.send_request(request).await?).await?;
+        self.0.replace(Some(sender));
+        Ok(answer)
+    }
+}
+
+async fn whole(response: http::Response<hyper::body::Incoming>) -> Result<Answer> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+    Ok((status, body.map_err(|why| anyhow::anyhow!("{why}"))?.to_bytes()))
 }
 
 async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        Ok((status, body.map_err(|why| anyhow::anyhow!("{why}"))?.to_bytes()))
-    };
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    let answer = async { whole(sender.send_request(request).await?).await };
     tokio::pin!(answer);
     tokio::select! {
         result = &mut answer => return result,
