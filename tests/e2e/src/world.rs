@@ -227,6 +227,13 @@ impl World {
             .with_context(|| format!("no process of {container} in {pod}"))
     }
 
+    /// The memory that a container's process holds now, KiB.
+    pub fn resident_kib(&self, pod: &str, container: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid(pod, container)?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        Ok(line.and_then(|line| line.split_whitespace().next()).context("VmRSS")?.parse()?)
+    }
+
     fn exec_command(&self, pod: &str, command: &[&str]) -> Command {
         let (pod, container) = pod.split_once(':').unwrap_or((pod, ""));
         let container: &[&str] = if container.is_empty() { &[] } else { &["-c", container] };

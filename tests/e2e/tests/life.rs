@@ -262,6 +262,8 @@ fn a_control_plane_whose_ports_are_in_use_says_so(world: &World) -> Result<()> {
         &key,
         "--bundle-out",
         &bundle,
+        "--cluster-cidr",
+        "10.0.0.0/8",
     ];
     until("the port is taken", SOON, || {
         let output = world.exec("plain/client", &[&["timeout", "5"], &second[..]].concat())?.bad()?;

@@ -26,10 +26,15 @@ e2e::prove!(
         a_client_that_expects_100_continue_gets_it,
         a_head_has_no_body_and_a_204_neither,
         a_websocket_is_upgraded_and_carries_bytes,
+        websockets_in_hundreds_leave_room_for_requests,
+        a_slow_reader_costs_the_proxies_no_memory,
+        a_client_that_closes_half_before_the_answer_is_taken_as_gone,
         paths_pass_byte_for_byte,
         ambiguous_framing_is_refused,
+        a_request_with_both_framings_smuggles_nothing,
         a_head_above_the_limit_is_refused,
         a_made_up_identity_is_replaced_by_the_real_one,
+        a_made_up_identity_behind_an_empty_line_does_not_arrive,
         a_pod_ip_is_reached_under_mtls,
         a_headless_service_is_reached_under_mtls,
         a_service_without_selector_reaches_its_slices,
@@ -196,11 +201,11 @@ fn a_head_has_no_body_and_a_204_neither(world: &World) -> Result<()> {
     Ok(())
 }
 
+const UPGRADE: &str = "send GET /upgrade HTTP/1.1\\r\\nHost: web\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\\r\\n\\r\\n";
+
 fn a_websocket_is_upgraded_and_carries_bytes(world: &World) -> Result<()> {
-    let head = "GET /upgrade HTTP/1.1\\r\\nHost: web\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==";
-    let request = format!("send {head}\\r\\n\\r\\n");
     let steps = [
-        &request,
+        UPGRADE,
         "expect HTTP/1.1 101",
         "expect \\r\\n\\r\\n",
         "send one",
@@ -215,6 +220,55 @@ fn a_websocket_is_upgraded_and_carries_bytes(world: &World) -> Result<()> {
     Ok(())
 }
 
+fn websockets_in_hundreds_leave_room_for_requests(world: &World) -> Result<()> {
+    let program =
+        [echo(), "tcp-client", "web:80", "--times", "300", "--together", "--json", "--timeout", "25"];
+    let open = [UPGRADE, "expect HTTP/1.1 101", "expect \\r\\n\\r\\n", "meet"];
+    let then = ["wait 1500", "send still here", "expect still here", "shut", "eof"];
+    let mut sockets = world.start(CLIENT, &[&program[..], &open, &then].concat())?;
+    until("all are open", SOON * 2, || {
+        anyhow::ensure!(sockets.written()?.contains("all have met") || sockets.is_over(), "not yet");
+        Ok(())
+    })?;
+    check_meshed(&world.curl(CLIENT, &["http://web/"])?, "web");
+    e2e::Load::parse(&sockets.finish(SOON * 3)?.out)?.all_well(300);
+    Ok(())
+}
+
+fn a_slow_reader_costs_the_proxies_no_memory(world: &World) -> Result<()> {
+    let held = || -> Result<[u64; 2]> {
+        let of = |pod| world.resident_kib(pod, "heddle-proxy");
+        Ok([of(CLIENT)?, of(WEB)?])
+    };
+    let before = held()?;
+    let slow = ["curl", "-s", "-o", "/dev/null", "--limit-rate", "10M", "--max-time", "4"];
+    let url = ["-w", "%{size_download}", "http://web/bytes/200000000"];
+    let mut reader = world.start(CLIENT, &[&slow[..], &url].concat())?;
+    let mut most = before;
+    while !reader.is_over() {
+        let now = held()?;
+        most = [most[0].max(now[0]), most[1].max(now[1])];
+    }
+    let read: u64 = reader.finish(SOON)?.out.parse()?;
+    assert!((10_000_000..100_000_000).contains(&read), "it should read slowly, but read {read} bytes");
+    let grown = [most[0] - before[0], most[1] - before[1]];
+    eprintln!(
+        "a slow reader: the client's proxy grows by {} KiB, the server's by {} KiB",
+        grown[0], grown[1]
+    );
+    assert!(grown.iter().all(|kib| *kib < 20 * 1024), "{before:?} grew by {grown:?} KiB");
+    Ok(())
+}
+
+fn a_client_that_closes_half_before_the_answer_is_taken_as_gone(world: &World) -> Result<()> {
+    let request = "send GET /delay/1000 HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n";
+    let output = world.dialogue(CLIENT, "web:80", &[request, "shut", "eof"])?;
+    assert!(!output.out.contains("200 OK"), "{output:?}");
+    // Who keeps its side open gets the same answer.
+    world.dialogue(CLIENT, "web:80", &[request, "expect 200 OK"])?.good()?;
+    Ok(())
+}
+
 fn paths_pass_byte_for_byte(world: &World) -> Result<()> {
     for path in ["/a%2Fb", "//a//b", "/a;b=c", "/%7Ea", "/a?b&c=%26", "/*"] {
         let reply = world.curl(CLIENT, &["--path-as-is", &format!("http://web{path}")])?;
@@ -225,7 +279,6 @@ fn paths_pass_byte_for_byte(world: &World) -> Result<()> {
 
 fn ambiguous_framing_is_refused(world: &World) -> Result<()> {
     let bad = [
-        "Content-Length: 3\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n",
         "Content-Length: 3\\r\\nContent-Length: 4\\r\\n\\r\\nabc",
         "Transfer-Encoding: gzip, chunked\\r\\n\\r\\n0\\r\\n\\r\\n",
         "Host: other\\r\\nContent-Length: 0\\r\\n\\r\\n",
@@ -238,6 +291,24 @@ fn ambiguous_framing_is_refused(world: &World) -> Result<()> {
     });
     let accepted: Vec<_> = accepted.collect();
     assert!(accepted.is_empty(), "{}", accepted.join("\n"));
+    Ok(())
+}
+
+fn a_request_with_both_framings_smuggles_nothing(world: &World) -> Result<()> {
+    // By its Transfer-Encoding the body ends before GET, by its Content-Length in the midst of it.
+    let second = "GET /smuggled HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n";
+    for fields in [
+        "Content-Length: 8\\r\\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\\r\\nContent-Length: 8",
+    ] {
+        let first =
+            format!("send POST /first HTTP/1.1\\r\\nHost: web\\r\\n{fields}\\r\\n\\r\\n0\\r\\n\\r\\n");
+        let output = world.dialogue(CLIENT, "web:80", &[&(first + second), "eof"])?;
+        assert!(!output.err.contains("not done"), "the connection is closed: {output:?}");
+        assert!(!output.out.contains("/smuggled"), "a server must not see it: {output:?}");
+        // What reached the server had one framing.
+        assert!(!output.out.contains("content-length\",\"8"), "{output:?}");
+    }
     Ok(())
 }
 
@@ -255,6 +326,24 @@ fn a_made_up_identity_is_replaced_by_the_real_one(world: &World) -> Result<()> {
     assert!(!reply.body.contains("sa/admin") && reply.seen("heddle-anything").is_none(), "{reply:?}");
     let outside = world.curl("plain/client", &["-H", lie, "http://web.shop/"])?;
     check_plain(&outside, "web");
+    Ok(())
+}
+
+fn a_made_up_identity_behind_an_empty_line_does_not_arrive(world: &World) -> Result<()> {
+    // Servers skip empty lines in front of a request, so they must not keep it from being recognised, at either end.
+    let lie = "X-Forwarded-Client-Cert: By=x;URI=spiffe://cluster.local/ns/shop/sa/admin";
+    let request = format!("send GET / HTTP/1.1\\r\\nHost: web\\r\\n{lie}\\r\\nConnection: close\\r\\n\\r\\n");
+    let pod = format!("{}:8080", world.pod_ip(WEB)?);
+    for blank in ["\\r\\n".to_owned(), "\\n".to_owned(), "\\r\\n".repeat(4)] {
+        let blank = format!("send {blank}");
+        for (client, address) in [(CLIENT, "web:80"), (CLIENT, &pod), ("plain/client", "web.shop:80")] {
+            for pause in ["wait 0", "wait 150"] {
+                let output = world.dialogue(client, address, &[&blank, pause, &request, "eof"])?;
+                let how = format!("{client} to {address} after {blank:?}, {pause}");
+                assert!(!output.out.contains("sa/admin"), "{how}: {output:?}");
+            }
+        }
+    }
     Ok(())
 }
 

@@ -2,13 +2,17 @@
 //!
 //! Steps: `send TEXT` (with `\r`, `\n`, `\t`), `expect TEXT` (reads until it has arrived), `line` (reads a
 //! line; it names the server), `round BYTES` (sends so many and reads the same back, both at once), `wait MS`
-//! (is silent), `shut` (closes its own direction), `eof` (reads to the end).
+//! (is silent), `meet` (waits until all dialogues played together have come this far, and says so on standard
+//! error), `shut` (closes its own direction), `eof` (reads to the end).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
 use crate::report::Report;
 
@@ -16,15 +20,18 @@ use crate::report::Report;
 const MOST: usize = 16 << 20;
 
 /// What the client is told.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Options {
     /// Where to: HOST:PORT
     address: String,
-    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' shut eof
+    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' meet shut eof
     steps: Vec<String>,
     /// How many times, each over a connection of its own
     #[arg(long, default_value_t = 1)]
     times: u64,
+    /// Play all of them at once, not one after the other
+    #[arg(long)]
+    together: bool,
     /// Longest time for one dialogue, in seconds
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -36,23 +43,48 @@ pub struct Options {
 /// Plays the dialogue; fails if any of them failed.
 pub async fn run(options: Options) -> Result<()> {
     let steps = options.steps.iter().map(|step| Step::parse(step)).collect::<Result<Vec<_>>>()?;
+    let at_once = if options.together { options.times } else { 1 };
+    let scene = Arc::new(Scene { steps, meeting: Barrier::new(usize::try_from(at_once)?) });
     let mut report = Report::start();
-    for _ in 0..options.times {
-        let limit = Duration::from_secs(options.timeout);
-        let played = tokio::time::timeout(limit, play(&options.address, &steps)).await;
-        match played.unwrap_or_else(|_| Err(anyhow!("not done within {} s", options.timeout))) {
-            Ok(heard) => {
-                show(&options, &heard.text);
-                report.answered("done", &heard.server);
-            }
-            Err(error) if options.times == 1 && !options.json => return Err(error),
-            Err(error) => report.failed(&format!("{error:#}")),
+    let mut playing = JoinSet::new();
+    for number in 1..=options.times {
+        playing.spawn(play_in_time(Arc::clone(&scene), options.clone()));
+        if options.together && number < options.times {
+            continue;
+        }
+        while let Some(played) = playing.join_next().await {
+            take(played?, &options, &mut report)?;
         }
     }
     if options.json {
         report.print_json();
     }
     report.verdict()
+}
+
+/// What dialogues that are played together share.
+struct Scene {
+    steps: Vec<Step>,
+    meeting: Barrier,
+}
+
+async fn play_in_time(scene: Arc<Scene>, options: Options) -> Result<Heard> {
+    let limit = Duration::from_secs(options.timeout);
+    let played = tokio::time::timeout(limit, play(&options.address, &scene)).await;
+    played.unwrap_or_else(|_| Err(anyhow!("not done within {} s", options.timeout)))
+}
+
+/// Counts a dialogue; the failure of a single one is the program's.
+fn take(played: Result<Heard>, options: &Options, report: &mut Report) -> Result<()> {
+    match played {
+        Ok(heard) => {
+            show(options, &heard.text);
+            report.answered("done", &heard.server);
+        }
+        Err(error) if options.times == 1 && !options.json => return Err(error),
+        Err(error) => report.failed(&format!("{error:#}")),
+    }
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "what was read is what the user asked for")]
@@ -68,6 +100,7 @@ enum Step {
     Line,
     Round(usize),
     Wait(Duration),
+    Meet,
     Shut,
     Eof,
 }
@@ -81,10 +114,11 @@ impl Step {
             "line" => Self::Line,
             "round" => Self::Round(argument.parse().context("round BYTES")?),
             "wait" => Self::Wait(Duration::from_millis(argument.parse().context("wait MILLISECONDS")?)),
+            "meet" => Self::Meet,
             "shut" => Self::Shut,
             "eof" => Self::Eof,
             _ => bail!(
-                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, shut, eof"
+                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, meet, shut, eof"
             ),
         })
     }
@@ -105,12 +139,12 @@ struct Heard {
     server: String,
 }
 
-async fn play(address: &str, steps: &[Step]) -> Result<Heard> {
+async fn play(address: &str, scene: &Scene) -> Result<Heard> {
     let mut stream =
         TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_nodelay(true)?;
     let mut heard = Heard::default();
-    for step in steps {
+    for step in &scene.steps {
         match step {
             Step::Send(bytes) => stream.write_all(bytes).await.context("cannot send")?,
             Step::Expect(bytes) => drop(heard.until(&mut stream, bytes).await?),
@@ -120,11 +154,18 @@ async fn play(address: &str, steps: &[Step]) -> Result<Heard> {
             }
             Step::Round(size) => round(&mut stream, *size).await?,
             Step::Wait(time) => tokio::time::sleep(*time).await,
+            Step::Meet => meet(&scene.meeting).await,
             Step::Shut => stream.shutdown().await.context("cannot close")?,
             Step::Eof => while heard.more(&mut stream).await? {},
         }
     }
     Ok(heard)
+}
+
+async fn meet(meeting: &Barrier) {
+    if meeting.wait().await.is_leader() {
+        eprintln!("all have met");
+    }
 }
 
 /// Sends so many bytes while it reads them back.
