@@ -1,10 +1,13 @@
 //! What the servers answer with: bodies, JSON, and refusals as Kubernetes' `Status` objects.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
+use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use serde::Serialize;
@@ -12,6 +15,46 @@ use serde_json::{Value, json};
 
 /// The body of every answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Long bodies go out in pieces of this size, each only when its connection can take it.
+pub const PIECE: usize = 64 * 1024;
+
+/// A long body, at hand, that holds `H` until it is sent or given up. As one frame it would leave for the connection's
+/// queue at once, and count for nothing there.
+#[derive(Debug)]
+pub struct Pieces<H> {
+    left: Bytes,
+    _held: H,
+}
+
+impl<H> Pieces<H> {
+    /// The body `whole`, which holds `held`.
+    pub fn new(whole: Bytes, held: H) -> Self {
+        Self { left: whole, _held: held }
+    }
+}
+
+impl<H: Unpin> http_body::Body for Pieces<H> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let size = self.left.len().min(PIECE);
+        let piece = self.left.split_to(size);
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
+    }
+}
 
 /// A request that is not served, and what its sender can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,4 +143,23 @@ pub fn with(code: StatusCode, content_type: &'static str, body: Body) -> Respons
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_body_goes_in_pieces_and_holds_its_place_to_the_end() {
+        let held = std::sync::Arc::new(());
+        let mut body = Pieces::new(vec![7; PIECE + 1].into(), std::sync::Arc::clone(&held));
+        let mut sizes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            sizes.push(frame.unwrap().into_data().unwrap().len());
+            assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        }
+        assert_eq!(sizes, [PIECE, 1]);
+        drop(body);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
 }

@@ -16,8 +16,9 @@ use crate::discovery::{self, Open};
 use crate::index::Index;
 use crate::limit::{Limit, Rate};
 use crate::metrics::Metrics;
+use crate::peer::Peer;
 use crate::review::{Caller, Reviewer};
-use crate::serve::{Answer, Peer};
+use crate::serve::Answer;
 
 /// A signing request has less than 1 KiB.
 const LONGEST_CSR: usize = 16 * 1024;
@@ -100,15 +101,23 @@ impl Control {
         let (token, now) = (token.trim(), (Instant::now(), SystemTime::now()));
         let mut reviewer = self.reviewer.lock().unwrap_or_else(PoisonError::into_inner);
         if !reviewer.remembers(token, now) {
-            let peer = request.extensions().get().map_or_else(String::new, |Peer(ip)| ip.to_string());
+            let peer =
+                request.extensions().get().map_or_else(String::new, |peer: &Peer| peer.ip().to_string());
             allow(&self.checking, &peer)?;
         }
-        reviewer.review(token, &self.index.read(), now)
+        let caller = reviewer.review(token, &self.index.read(), now)?;
+        match request.extensions().get().is_none_or(|peer: &Peer| peer.prove(&caller.uid)) {
+            true => Ok(caller),
+            false => Err(Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "the pod has too many connections open: use one for all requests",
+            )),
+        }
     }
 
     async fn sign(&self, caller: &Caller, body: Incoming) -> Result<Response<Body>, Refusal> {
         allow(&self.signing, &caller.uid)?;
-        let csr = text(body, LONGEST_CSR).await?;
+        let csr = text(body, LONGEST_CSR, BODY).await?;
         let signed = self.authority.sign(&csr, &caller.identity, SystemTime::now());
         let signed = signed.map_err(|error| {
             tracing::warn!(pod = %caller.pod, "refused to sign: {error}");
@@ -144,13 +153,13 @@ fn allow(limit: &Mutex<Limit>, caller: &str) -> Result<(), Refusal> {
     }
 }
 
-/// The body as text, if it is not longer than `longest` bytes.
-pub async fn text<B>(body: B, longest: usize) -> Result<String, Refusal>
+/// The body as text, if it is not longer than `longest` bytes and comes in `time`.
+pub async fn text<B>(body: B, longest: usize, time: Duration) -> Result<String, Refusal>
 where
     B: HttpBody,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let collected = timeout(BODY, Limited::new(body, longest).collect()).await;
+    let collected = timeout(time, Limited::new(body, longest).collect()).await;
     let collected =
         collected.map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body takes too long"))?;
     let whole = collected.map_err(|error| match error.is::<LengthLimitError>() {

@@ -7,6 +7,7 @@ mod answer;
 mod authority;
 mod certificate;
 mod control;
+mod count;
 mod discovery;
 mod flags;
 mod index;
@@ -14,11 +15,13 @@ mod limit;
 mod metrics;
 mod object;
 mod patch;
+mod peer;
 mod plain;
 mod review;
 mod serve;
 mod source;
 mod status;
+mod unread;
 mod webhook;
 
 use std::fs;
@@ -40,6 +43,7 @@ use flags::{Flags, Ports};
 use index::Index;
 use metrics::Metrics;
 use patch::Config;
+use peer::Peers;
 use plain::{Health, Pages};
 use review::Reviewer;
 use source::{Change, Report, Sink, seconds};
@@ -93,11 +97,11 @@ async fn start(flags: &Flags) -> Result<()> {
     }
 
     let service = Control::new(Arc::clone(&index), Arc::clone(&authority), Arc::clone(&metrics), reviewer);
-    tokio::spawn(serve::serve(control, Some(tls.clone()), Arc::new(service)));
+    tokio::spawn(serve::serve(control, Peers::proving(), Some(tls.clone()), Arc::new(service)));
     let service = Webhook::new(Arc::clone(&index), Arc::clone(&metrics), config(flags));
-    tokio::spawn(serve::serve(webhook, Some(tls), Arc::new(service)));
-    tokio::spawn(serve::serve(metrics_page, None, Arc::new(Pages { metrics, index, report })));
-    tokio::spawn(serve::serve(health, None, Arc::new(Health)));
+    tokio::spawn(serve::serve(webhook, Peers::open(), Some(tls), Arc::new(service)));
+    tokio::spawn(serve::serve(metrics_page, Peers::open(), None, Arc::new(Pages { metrics, index, report })));
+    tokio::spawn(serve::serve(health, Peers::open(), None, Arc::new(Health)));
     tokio::spawn(renew(serving));
     tracing::info!(trust_domain = %flags.trust_domain, "ready");
     until_told().await

@@ -83,11 +83,6 @@ impl Metrics {
         self.injections.get_or_create(&Injected { outcome }).inc();
     }
 
-    /// How many watches are open.
-    pub fn watches(&self) -> usize {
-        usize::try_from(self.watches.get()).unwrap_or_default()
-    }
-
     /// Counts a watch that opens.
     pub fn watch_opened(&self) {
         self.watches.inc();

@@ -3,12 +3,13 @@
 //! Every limit that hyper leaves open or generous is set here. An accept error never ends the loop, and a
 //! fault in one connection ends that connection alone, since each is a task of its own.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -22,9 +23,12 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Body;
+use crate::peer::{Peer, Peers};
 
 /// A ClientHello and its answer take two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Who opens a connection has something to ask.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// A request's head once begun, and the time between requests on HTTP/1.
 const HEAD: Duration = Duration::from_secs(60);
 /// A bound token has 1 KiB; the rest of a head is small.
@@ -36,16 +40,8 @@ const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
 /// Bytes waiting for one stream's reader.
 const SEND_BUFFER: usize = 256 * 1024;
-/// Half of the files that a process may commonly open.
-const CONNECTIONS: usize = 8_192;
-/// A pod's proxy opens one; several pods may share an address behind a node's.
-const CONNECTIONS_EACH: usize = 256;
 /// Out of files or memory: waiting lets connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Where a request came from; with each request, among its extensions.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
 
 /// What answers the requests of a port.
 pub trait Answer: Send + Sync + 'static {
@@ -68,19 +64,14 @@ fn no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(97) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-/// Serves `answer` on `listener` for ever, over TLS if there is an acceptor.
-pub async fn serve<A: Answer>(listener: TcpListener, tls: Option<TlsAcceptor>, answer: Arc<A>) {
-    let connections = Arc::new(Connections::default());
+/// Serves `answer` on `listener` for ever to `peers`, over TLS if there is an acceptor.
+pub async fn serve<A: Answer>(listener: TcpListener, peers: Peers, tls: Option<TlsAcceptor>, answer: Arc<A>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // One that is too many is closed at once.
-                if let Some(place) = connections.place(peer.ip()) {
-                    let (tls, answer) = (tls.clone(), Arc::clone(&answer));
-                    tokio::spawn(async move {
-                        connection(stream, peer, tls, answer).await;
-                        drop(place);
-                    });
+                if let Some(peer) = peers.arrive(peer) {
+                    tokio::spawn(connection(stream, peer, tls.clone(), Arc::clone(&answer)));
                 }
             }
             Err(error) => {
@@ -91,45 +82,7 @@ pub async fn serve<A: Answer>(listener: TcpListener, tls: Option<TlsAcceptor>, a
     }
 }
 
-/// The open connections, by the address that they come from.
-#[derive(Default)]
-struct Connections(Mutex<HashMap<IpAddr, usize>>);
-
-struct Place {
-    connections: Arc<Connections>,
-    peer: IpAddr,
-}
-
-impl Connections {
-    fn place(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.get(&peer).copied().unwrap_or_default();
-        if own >= CONNECTIONS_EACH || counts.values().sum::<usize>() >= CONNECTIONS {
-            return None;
-        }
-        counts.insert(peer, own + 1);
-        Some(Place { connections: Arc::clone(self), peer })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
-    }
-}
-
-async fn connection<A: Answer>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    answer: Arc<A>,
-) {
+async fn connection<A: Answer>(stream: TcpStream, peer: Peer, tls: Option<TlsAcceptor>, answer: Arc<A>) {
     // Events are small and urgent: waiting for more bytes (Nagle) would delay them.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else { return http(stream, peer, answer).await };
@@ -142,15 +95,25 @@ async fn connection<A: Answer>(
 
 async fn http<A: Answer>(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    peer: SocketAddr,
+    peer: Peer,
     answer: Arc<A>,
 ) {
+    let (asked, from) = (Arc::new(AtomicBool::new(false)), peer.clone());
+    let has_asked = Arc::clone(&asked);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let answer = Arc::clone(&answer);
-        request.extensions_mut().insert(Peer(peer.ip()));
+        has_asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(from.clone());
         async move { Ok::<_, Infallible>(answer.answer(request).await) }
     });
-    if let Err(error) = builder().serve_connection(TokioIo::new(stream), service).await {
+    let builder = builder();
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = match timeout(FIRST_REQUEST, &mut connection).await {
+        Ok(outcome) => outcome,
+        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+        Err(_) => return tracing::debug!(%peer, "no request came on a new connection"),
+    };
+    if let Err(error) = outcome {
         tracing::debug!(%peer, "connection: {error}");
     }
 }

@@ -1,6 +1,8 @@
 //! Port 15017: the API server asks what is to be done with a new pod (AdmissionReview v1).
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,27 +11,29 @@ use k8s_openapi::api::core::v1::Pod;
 use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::answer::{Body, Refusal, json_of};
 use crate::control::text;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::patch::{Config, Decision, Nonce, decide};
+use crate::peer::Peer;
 use crate::serve::Answer;
+use crate::unread::Unread;
 
 /// The API server's own limit for a request body.
 const LONGEST_REVIEW: usize = 3 * 1024 * 1024;
 
-/// Reviews read at the same time: so their bodies take 192 MiB at most. The API server is the only caller.
-const REVIEWS: usize = 64;
+/// The API server waits 5 s for the whole answer, and sends a body in one go: 2 s to wait for a place, 2 s for the body.
+const BODY: Duration = Duration::from_secs(2);
 
 /// What port 15017 works with.
 pub struct Webhook {
     index: Arc<Index>,
     metrics: Arc<Metrics>,
     config: Config,
-    reading: Semaphore,
+    unread: Unread,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +53,7 @@ struct Admission {
 impl Webhook {
     /// The service.
     pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { index, metrics, config, reading: Semaphore::new(REVIEWS) }
+        Self { index, metrics, config, unread: Unread::new() }
     }
 
     async fn inject(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -59,11 +63,23 @@ impl Webhook {
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "/inject takes POST only"));
         }
-        let _place = self.reading.acquire().await.map_err(|_| Refusal::bad("ending"))?;
-        let body = text(request.into_body(), LONGEST_REVIEW).await?;
+        let body = self.read(request).await?;
+        // From here on nothing waits: reviews are decided one after the other.
         let review: Review = serde_json::from_str(&body)
             .map_err(|error| Refusal::bad(format!("the body is not an AdmissionReview: {error}")))?;
         Ok(json_of(StatusCode::OK, &self.review(&review.request)))
+    }
+
+    async fn read(&self, request: Request<Incoming>) -> Result<String, Refusal> {
+        let peer = request.extensions().get().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), Peer::ip);
+        let place = timeout(BODY, self.unread.place(peer)).await.ok().flatten();
+        let _place = place.ok_or_else(|| {
+            Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many bodies are on their way: ask again in a second",
+            )
+        })?;
+        text(request.into_body(), LONGEST_REVIEW, BODY).await
     }
 
     /// The AdmissionReview that answers `request`.

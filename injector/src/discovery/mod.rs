@@ -17,7 +17,7 @@ use serde_json::json;
 pub use open::Open;
 pub use query::{Mode, Query, Selector};
 
-use crate::answer::{Body, Refusal, whole, with};
+use crate::answer::{Body, Pieces, Refusal, whole, with};
 use crate::index::{Entry, Index, State};
 use crate::review::Caller;
 
@@ -35,10 +35,15 @@ pub fn answer(
     query.allowed_to(&caller.pod.namespace)?;
     match &query.mode {
         Mode::Get => get(&index.read(), &query),
-        Mode::List => Ok(whole(StatusCode::OK, JSON, list(&index.read(), &query))),
+        Mode::List => {
+            let held = open.list(&caller.uid).ok_or_else(|| too_many("lists are on their way"))?;
+            let state = index.read();
+            let text = open.text(&query, state.version(), || list(&state, &query));
+            Ok(with(StatusCode::OK, JSON, Pieces::new(text, held).boxed_unsync()))
+        }
         Mode::Watch(options) => {
             let options = options.clone();
-            let watching = open.open(&caller.uid).ok_or_else(too_many_watches)?;
+            let watching = open.watch(&caller.uid).ok_or_else(|| too_many("watches are open"))?;
             let events = watch::watch(Arc::clone(index), query, &options, watching);
             let frames = events.map(|events| Ok::<_, Infallible>(Frame::data(events)));
             Ok(with(StatusCode::OK, JSON, StreamBody::new(frames).boxed_unsync()))
@@ -46,8 +51,8 @@ pub fn answer(
     }
 }
 
-fn too_many_watches() -> Refusal {
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many watches are open")
+fn too_many(what: &str) -> Refusal {
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, format!("too many {what}"))
 }
 
 fn get(state: &State, query: &Query) -> Result<Response<Body>, Refusal> {

@@ -1,60 +1,75 @@
-//! The watches that are open: counted, and bounded by pod, since each costs memory for up to an hour.
+//! The answers that are under way: watches and lists, bounded by pod, since each costs memory while it lasts.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
+use super::query::Query;
+use crate::count::{Counts, Held};
 use crate::metrics::Metrics;
 
 /// Six for each destination that a proxy keeps, and some: about 1 KiB each.
-const MOST_EACH: usize = 8_192;
+const WATCHES_EACH: usize = 8_192;
 /// All of a large cluster's.
-const MOST_ALL: usize = 500_000;
+const WATCHES_ALL: usize = 500_000;
+/// A list costs its whole text until it is sent. Proxies watch; only what starts without streaming lists needs them.
+const LISTS_EACH: usize = 8;
+/// As of 32 pods that read nothing of what they asked for.
+const LISTS_ALL: usize = 256;
 
-/// The open watches, by the UID of the pod that opened them.
+/// The open watches and lists, by the UID of the pod that asked.
 #[derive(Debug)]
 pub struct Open {
-    counts: Mutex<HashMap<String, usize>>,
+    watches: Arc<Counts<String>>,
+    lists: Arc<Counts<String>>,
     metrics: Arc<Metrics>,
-    most_each: usize,
-    most_all: usize,
+    latest: Mutex<Option<(Query, u64, Bytes)>>,
 }
 
 /// One open watch; it counts for as long as it lives.
 #[derive(Debug)]
 pub struct Watching {
-    open: Arc<Open>,
-    caller: String,
+    metrics: Arc<Metrics>,
+    _held: Held<String>,
 }
 
 impl Open {
     /// None yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { counts: Mutex::default(), metrics, most_each: MOST_EACH, most_all: MOST_ALL }
+        let counts = |each, all| Arc::new(Counts::new(each, all));
+        let (watches, lists) = (counts(WATCHES_EACH, WATCHES_ALL), counts(LISTS_EACH, LISTS_ALL));
+        Self { watches, lists, metrics, latest: Mutex::default() }
     }
 
     /// One more watch of `caller`, unless it has too many, or all have.
-    pub fn open(self: &Arc<Self>, caller: &str) -> Option<Watching> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.get(caller).copied().unwrap_or_default();
-        if own >= self.most_each || self.metrics.watches() >= self.most_all {
-            return None;
-        }
-        counts.insert(caller.to_owned(), own + 1);
+    pub fn watch(&self, caller: &str) -> Option<Watching> {
+        let held = self.watches.take(caller.to_owned())?;
         self.metrics.watch_opened();
-        Some(Watching { open: Arc::clone(self), caller: caller.to_owned() })
+        Some(Watching { metrics: Arc::clone(&self.metrics), _held: held })
+    }
+
+    /// One more list of `caller`, unless it has too many under way, or all have.
+    pub fn list(&self, caller: &str) -> Option<Held<String>> {
+        self.lists.take(caller.to_owned())
+    }
+
+    /// The text of a list as of `version`. Those who ask for the same at the same time share it.
+    pub fn text(&self, query: &Query, version: u64, make: impl FnOnce() -> Bytes) -> Bytes {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*latest {
+            Some((known, at, text)) if known == query && *at == version => text.clone(),
+            _ => {
+                let text = make();
+                *latest = Some((query.clone(), version, text.clone()));
+                text
+            }
+        }
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        let mut counts = self.open.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.caller) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&self.caller);
-            }
-        }
-        self.open.metrics.watch_closed();
+        self.metrics.watch_closed();
     }
 }
 
@@ -63,17 +78,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watches_are_bounded_by_pod_and_altogether() {
-        let open = Open { most_each: 2, most_all: 3, ..Open::new(Arc::new(Metrics::new())) };
-        let open = Arc::new(open);
-        let first = [open.open("a"), open.open("a")];
-        assert!(first.iter().all(Option::is_some));
-        assert!(open.open("a").is_none());
-        let other = open.open("b");
-        assert!(other.is_some() && open.open("b").is_none());
-        drop(first);
-        assert!(open.open("a").is_some());
-        drop(other);
-        assert!(open.counts.lock().unwrap().is_empty());
+    fn lists_are_bounded_by_pod_until_they_are_sent() {
+        let open = Open::new(Arc::new(Metrics::new()));
+        let lists: Vec<_> = (0..LISTS_EACH).map(|_| open.list("a").unwrap()).collect();
+        assert!(open.list("a").is_none() && open.list("b").is_some());
+        drop(lists);
+        assert!(open.list("a").is_some());
+    }
+
+    #[test]
+    fn the_same_list_of_the_same_version_is_one_text() {
+        let open = Open::new(Arc::new(Metrics::new()));
+        let query =
+            |namespace: &str| Query::parse(&format!("/api/v1/namespaces/{namespace}/pods"), "").unwrap();
+        let text = |text: &'static str| move || Bytes::from_static(text.as_bytes());
+        assert_eq!(open.text(&query("shop"), 1, text("one")), "one");
+        assert_eq!(open.text(&query("shop"), 1, text("again")), "one");
+        assert_eq!(open.text(&query("shop"), 2, text("two")), "two");
+        assert_eq!(open.text(&query("other"), 2, text("other")), "other");
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::Stream;
@@ -21,15 +22,12 @@ use tokio::time::{Instant, sleep_until};
 use super::open::Watching;
 use super::query::{Query, Selector, Start, WatchOptions};
 use super::select;
-use crate::answer::Refusal;
+use crate::answer::{PIECE, Refusal};
 use crate::index::{Entry, Expired, Index, Link, State};
 use crate::object::Kind;
 
 /// How often a watcher without news is told the version, so that it need not list anew later.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Events are sent in pieces of about this size, so that one reader never holds the index for long.
-const PIECE: usize = 64 * 1024;
 
 /// The events of `query`, from `options.start` on, for `options.timeout`.
 pub fn watch(
@@ -41,7 +39,7 @@ pub fn watch(
     let now = Instant::now();
     let watch = Watch {
         head: index.head(),
-        follower: Follower { query, place: 0, members: BTreeMap::new() },
+        follower: Follower::new(query),
         index,
         start: Some(options.start),
         bookmarks: options.bookmarks,
@@ -87,37 +85,56 @@ impl Watch {
     fn step(&mut self) -> Result<Bytes, Expired> {
         let state = self.index.read();
         match self.start.take() {
-            None => self.follower.advance(&state),
-            Some(Start::After(version)) => self.follower.resume(&state, version),
-            Some(Start::Present) => Ok(self.follower.present(&state)),
-            Some(Start::PresentThenBookmark) => {
-                let events = self.follower.present(&state);
-                Ok([events, self.follower.bookmark(true)].concat().into())
-            }
+            None => {}
+            Some(Start::After(version)) => return self.follower.resume(&state, version),
+            Some(Start::Present) => self.follower.begin(&state, false),
+            Some(Start::PresentThenBookmark) => self.follower.begin(&state, true),
         }
+        self.follower.advance(&state)
     }
 }
 
-/// A place in the index's log, and what was sent: turns changes into events. Pure.
+/// A place in the index's log, and what was sent: turns changes into events, in pieces of about [`PIECE`], so that a slow
+/// reader costs no more than that. Pure.
 struct Follower {
     query: Query,
     place: u64,
     /// What was sent, with its versions, if the query is decided by more than the object itself: a change of a
     /// slice adds and removes pods that did not change, a pod takes an address from a Service.
     members: BTreeMap<ObjectName, Arc<Entry>>,
+    /// What was there at the beginning, and is still to be sent.
+    unsent: vec::IntoIter<Arc<Entry>>,
+    /// Whether a bookmark is to follow that.
+    announce: bool,
 }
 
 impl Follower {
-    /// All objects as they are.
-    fn present(&mut self, state: &State) -> Bytes {
+    fn new(query: Query) -> Self {
+        let (members, unsent) = (BTreeMap::new(), Vec::new().into_iter());
+        Self { query, place: 0, members, unsent, announce: false }
+    }
+
+    /// Begins with all objects as they are, and then, if it is to `announce` it, a bookmark.
+    fn begin(&mut self, state: &State, announce: bool) {
         self.place = state.version();
         let entries = select(state, &self.query);
+        if self.depends_on_others() {
+            self.members = entries.iter().map(|entry| (entry.key.name.clone(), Arc::clone(entry))).collect();
+        }
+        self.unsent = entries.into_iter();
+        self.announce = announce;
+    }
+
+    /// A piece of what was there at the beginning; empty once all of it was sent.
+    fn present(&mut self) -> Bytes {
         let mut events = BytesMut::new();
-        for entry in &entries {
+        while events.len() < PIECE
+            && let Some(entry) = self.unsent.next()
+        {
             put(&mut events, "ADDED", &entry.body);
         }
-        if self.depends_on_others() {
-            self.members = entries.into_iter().map(|entry| (entry.key.name.clone(), entry)).collect();
+        if self.unsent.as_slice().is_empty() && std::mem::take(&mut self.announce) {
+            events.put_slice(&self.bookmark(true));
         }
         events.freeze()
     }
@@ -130,14 +147,19 @@ impl Follower {
             if self.concerned(state)? {
                 return Err(Expired);
             }
-            self.present(state);
+            self.begin(state, false);
+            self.unsent = Vec::new().into_iter();
             return Ok(Bytes::new());
         }
         self.advance(state)
     }
 
-    /// What changed since the last time.
+    /// What is still to be sent of the beginning; then, what changed since the last time.
     fn advance(&mut self, state: &State) -> Result<Bytes, Expired> {
+        let present = self.present();
+        if !present.is_empty() {
+            return Ok(present);
+        }
         match &self.query.selector {
             Selector::PodsOf(_) | Selector::ServiceAt(_) => self.compare(state),
             Selector::All | Selector::Name(_) | Selector::Linked(_) => self.read_on(state),

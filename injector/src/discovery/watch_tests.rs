@@ -16,13 +16,18 @@ impl Bed {
     fn new(log: usize, yaml: &str, target: &str) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let query = Query::parse(path, query).unwrap();
-        Self { index: index(log, yaml), follower: Follower { query, place: 0, members: BTreeMap::new() } }
+        Self { index: index(log, yaml), follower: Follower::new(query) }
     }
 
     #[track_caller]
     fn check_present(&mut self, expected: &[&str]) {
-        let events = self.follower.present(&self.index.read());
-        assert_eq!(shown(&events), expected);
+        assert_eq!(shown(&self.present().concat()), expected);
+    }
+
+    /// All objects as they are, in pieces.
+    fn present(&mut self) -> Vec<Bytes> {
+        self.follower.begin(&self.index.read(), false);
+        std::iter::from_fn(|| Some(self.follower.present()).filter(|piece| !piece.is_empty())).collect()
     }
 
     #[track_caller]
@@ -182,6 +187,28 @@ fn many_changes_come_in_pieces_and_all_of_them() {
     assert_eq!(seen, names.iter().map(|name| format!("ADDED {name}")).collect::<Vec<_>>());
 }
 
+#[test]
+fn what_is_there_at_the_beginning_comes_in_pieces_and_ends_with_one_bookmark() {
+    let names: Vec<String> = (0..1000).map(|number| format!("web-{number:03}")).collect();
+    let all: String = names.iter().map(|name| service(name, "10.96.0.5")).collect();
+    let mut bed = Bed::new(10_000, &all, SERVICES);
+    bed.follower.begin(&bed.index.read(), true);
+    apply(&bed.index, &service("later", "10.96.0.6"));
+    let (mut seen, mut pieces) = (Vec::new(), Vec::new());
+    loop {
+        let events = bed.follower.advance(&bed.index.read()).unwrap();
+        if events.is_empty() {
+            break;
+        }
+        seen.extend(shown(&events));
+        pieces.push(events.len());
+    }
+    assert!(pieces.len() > 2 && pieces.iter().all(|size| *size < 2 * PIECE), "{pieces:?}");
+    let expected = names.iter().map(|name| format!("ADDED {name}"));
+    let expected = expected.chain(["BOOKMARK ".to_owned(), "ADDED later".to_owned()]);
+    assert_eq!(seen, expected.collect::<Vec<_>>());
+}
+
 /// A change of the world: what is put (or, with `false`, removed).
 fn change() -> impl Strategy<Value = (String, bool)> {
     let ip = (3u8..7).prop_map(|last| format!("10.1.0.{last}"));
@@ -216,7 +243,7 @@ proptest! {
     ) {
         let mut bed = Bed::new(1000, "", target);
         let mut held = BTreeMap::new();
-        replay(&mut held, &bed.follower.present(&bed.index.read()));
+        replay(&mut held, &bed.present().concat());
         for ((yaml, put), read) in changes {
             if put { apply(&bed.index, &yaml) } else { remove(&bed.index, &yaml) }
             if read {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: a panic is its way to fail")]
 
 mod bed;
+mod limits;
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -114,18 +115,6 @@ async fn a_request_for_another_name_or_too_large_is_refused() {
     assert!(status["message"].as_str().unwrap().contains("sa/admin"), "{status}");
     assert_eq!(bed.ask("POST", "/v1/sign", &bed.token(), &"x".repeat(17_000)).await.0, 413);
     assert_eq!(bed.ask("GET", "/v1/sign", &bed.token(), "").await.0, 405);
-}
-
-#[tokio::test]
-async fn signing_is_limited_by_pod() {
-    let bed = Bed::start(&[]).await;
-    let (mut sender, token, csr) = (bed.connect::<Full<Bytes>>(0).await, bed.token(), csr(&[]));
-    let mut codes = Vec::new();
-    for _ in 0..20 {
-        codes.push(send(&mut sender, "POST", "/v1/sign", &token, &csr).await.status().as_u16());
-    }
-    assert_eq!(codes[0], 200);
-    assert!(codes.contains(&429), "{codes:?}");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 pub const NAME: &str = "heddle-injector.heddle-system.svc";
@@ -159,7 +159,17 @@ impl Bed {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = TcpStream::connect(("127.0.0.1", self.ports[port])).await.unwrap();
+        self.connect_from([127, 0, 0, 1], port).await
+    }
+
+    /// The same, from an address of loopback.
+    pub async fn connect_from<B>(&self, address: [u8; 4], port: usize) -> Sender<B>
+    where
+        B: http_body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = self.dial(address, port).await;
         let name = ServerName::try_from(NAME).unwrap();
         let stream = TlsConnector::from(Arc::new(self.tls())).connect(name, stream).await.unwrap();
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -167,6 +177,13 @@ impl Bed {
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         sender
+    }
+
+    /// A connection to the control (0) or the webhook's port (1), without a handshake.
+    pub async fn dial(&self, address: [u8; 4], port: usize) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        socket.connect(([127, 0, 0, 1], self.ports[port]).into()).await.unwrap()
     }
 
     fn tls(&self) -> ClientConfig {
@@ -231,7 +248,7 @@ pub async fn send(
     sender.send_request(request.body(Full::from(body.to_owned())).unwrap()).await.unwrap()
 }
 
-async fn read(response: Response<Incoming>) -> (u16, Value) {
+pub async fn read(response: Response<Incoming>) -> (u16, Value) {
     let code = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let text = String::from_utf8_lossy(&body).into_owned();
