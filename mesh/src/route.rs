@@ -136,6 +136,7 @@ pub struct Route {
     created: Option<i64>,
     parents: Vec<ParentRef>,
     rules: Vec<Rule>,
+    expressions: usize,
     /// What the mesh cannot do, and so refuses.
     pub refusals: Vec<Refusal>,
 }
@@ -231,6 +232,11 @@ impl Route {
 
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// How many regular expressions its matches have.
+    pub(crate) fn expressions(&self) -> usize {
+        self.expressions
     }
 
     /// Whether a parent of the route is this Service.

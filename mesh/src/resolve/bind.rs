@@ -107,6 +107,21 @@ pub(super) fn governors<'a>(routes: &[&'a Route], service: &ServiceName, port: &
     winners
 }
 
+/// The most regular expressions of all routes that govern a port: each may be tried for every request.
+pub(super) const MAX_TABLE_EXPRESSIONS: usize = 512;
+
+/// The routes that govern a port, oldest first, and whether each has a part in its table: as many as keep within the bound
+/// on expressions.
+pub(super) fn within_bounds<'a>(governors: &[&'a Route]) -> Vec<(&'a Route, bool)> {
+    let mut total = 0;
+    let admit = |route: &&'a Route| {
+        let fits = total + route.expressions() <= MAX_TABLE_EXPRESSIONS;
+        total += if fits { route.expressions() } else { 0 };
+        (*route, fits)
+    };
+    governors.iter().map(admit).collect()
+}
+
 fn claims<'a>(routes: &[&'a Route], service: &ServiceName, port: &Port<'_>) -> Vec<(&'a Route, Claim)> {
     let fitting = routes.iter().filter(|route| fits(route.kind(), port.declared()));
     fitting.filter_map(|route| Some((*route, claim(route, service, port)?))).collect()

@@ -1,6 +1,6 @@
 //! From objects to the table of a Service.
 
-use super::bind::{Port, claim, governors, group, tcp_ports};
+use super::bind::{Port, claim, governors, group, tcp_ports, within_bounds};
 use super::{View, backend, service_name};
 use crate::names::ServiceName;
 use crate::route::{
@@ -56,8 +56,11 @@ impl Builder<'_> {
         let port_named = routes.iter().any(named);
         let kind = routes.first().map_or(RouteKind::Http, |route| route.kind());
         let mut table = HttpTableBuilder::new(kind);
-        for route in routes {
-            table.route(route, |rule| self.action(route.kind(), rule));
+        for (route, fits) in within_bounds(routes) {
+            match fits {
+                true => table.route(route, |rule| self.action(route.kind(), rule)),
+                false => table.without(route),
+            }
         }
         Governing::Http { table: table.build(), port_named }
     }

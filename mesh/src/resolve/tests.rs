@@ -275,6 +275,24 @@ fn a_rule_that_leads_nowhere_fails() {
 }
 
 #[test]
+fn the_expressions_of_all_routes_of_a_port_are_bounded_and_the_oldest_come_first() {
+    let path = |ix: usize| format!("{{path: {{type: RegularExpression, value: '/{ix}'}}}}");
+    let many = |from: usize| (from..from + 64).map(path).collect::<Vec<_>>().join(", ");
+    let rules = |from: usize| {
+        let rule = |from| format!("{{matches: [{}], backendRefs: [{{name: v1, port: 80}}]}}", many(from));
+        format!("{}, {}", rule(from), rule(from + 64))
+    };
+    let routes: Vec<_> =
+        (0..5).map(|ix| route("HTTPRoute", &format!("shop/r{ix}"), "", &rules(ix * 128))).collect();
+    let table = world(&routes).table("shop/web", "shop");
+    assert_eq!(forwarded(&table, "GET /511", 0), Ok(80));
+    assert_eq!(forwarded(&table, "GET /512", 0), Err(Failure::NoRuleMatched));
+    assert_eq!(table.ports[&80].governing.routes().len(), 5);
+    check_accepted(&routes, "shop/r3", true, "Accepted", "governs");
+    check_accepted(&routes, "shop/r4", false, "UnsupportedValue", "more than 512 regular expressions");
+}
+
+#[test]
 fn a_refused_route_claims_its_ports_and_matches_nothing() {
     let bad =
         "{matches: [{path: {type: RegularExpression, value: '('}}], backendRefs: [{name: v1, port: 80}]}";

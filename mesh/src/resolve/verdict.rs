@@ -1,6 +1,6 @@
 //! What a route's status must say: the same rules as the table's, told to the route's author.
 
-use super::bind::{Port, check_parent, fits, governors, tcp_ports};
+use super::bind::{MAX_TABLE_EXPRESSIONS, Port, check_parent, fits, governors, tcp_ports, within_bounds};
 use super::{View, backend};
 use crate::names::ServiceName;
 use crate::route::{ParentRef, Route, RouteKind};
@@ -94,11 +94,26 @@ fn contest(route: &Route, name: &ServiceName, ports: &[Port<'_>], view: &dyn Vie
             &format!("other routes of Service {name} govern {}", lost.join(", ")),
         );
     }
+    if ports.iter().any(|port| is_crowded_out(route, &rivals, name, port)) {
+        return Verdict::no(
+            "UnsupportedValue",
+            &format!(
+                "the routes of Service {name} have more than {MAX_TABLE_EXPRESSIONS} regular expressions together, \
+                 and older ones come first: use fewer"
+            ),
+        );
+    }
     let governs = format!("governs traffic to Service {name}");
     match lost.is_empty() {
         true => Verdict::yes("Accepted", &governs),
         false => Verdict::yes("Accepted", &format!("{governs}, but other routes govern {}", lost.join(", "))),
     }
+}
+
+/// Whether the route governs the port and yet has no part in its table.
+fn is_crowded_out(route: &Route, rivals: &[&Route], service: &ServiceName, port: &Port<'_>) -> bool {
+    let admitted = within_bounds(&governors(rivals, service, port));
+    admitted.iter().any(|(other, fits)| !fits && other.reference() == route.reference())
 }
 
 /// The routes of the same namespace that are bound to the Service, this one included: groups never conflict with each other.

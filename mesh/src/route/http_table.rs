@@ -79,7 +79,7 @@ impl HttpTableBuilder {
 
     /// Takes a route in. A refused one is named in the table, and matches nothing.
     pub(crate) fn route(&mut self, route: &Route, mut action: impl FnMut(&Rule) -> Action) {
-        self.routes.push(route.reference());
+        self.without(route);
         if !route.refusals.is_empty() {
             return;
         }
@@ -98,6 +98,11 @@ impl HttpTableBuilder {
                 action: action(rule),
             });
         }
+    }
+
+    /// Names a route whose rules have no part in the table.
+    pub(crate) fn without(&mut self, route: &Route) {
+        self.routes.push(route.reference());
     }
 
     /// The table.

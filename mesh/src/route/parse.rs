@@ -33,6 +33,7 @@ pub(super) fn route(kind: RouteKind, meta: &ObjectMeta, spec: &impl Serialize) -
         created: meta.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         parents: spec.parent_refs,
         rules,
+        expressions: reader.expressions,
         refusals: reader.refusals,
     }
 }

@@ -9,7 +9,8 @@ use http::header::HeaderName;
 use regex::bytes::{Regex, RegexBuilder};
 use std::sync::Arc;
 
-/// The largest compiled expression, in bytes: a route's author must not fill a proxy's memory.
+/// The largest compiled expression, and the most that matching by it may keep for the next time, in bytes: a route's
+/// author must not fill a proxy's memory.
 const MAX_REGEX: usize = 256 * 1024;
 /// The longest expression or value, in bytes (HTTPHeaderMatch, `value`).
 const MAX_VALUE: usize = 4096;
@@ -136,7 +137,8 @@ fn full_match(pattern: &str) -> Result<Regex, String> {
     if pattern.len() > MAX_VALUE {
         return Err(format!("a regular expression has at most {MAX_VALUE} bytes"));
     }
-    let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX).build();
+    let compile =
+        |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build();
     let error =
         |error: regex::Error| format!("invalid regular expression {pattern:?}: {}", last_line(&error));
     compile(pattern).map_err(error)?;
