@@ -12,6 +12,8 @@ use crate::World;
 
 /// No rule takes longer, except when it says so by its commands' own limits.
 const LIMIT: Duration = Duration::from_secs(240);
+/// A rule that takes longer says from time to time that it is still at it.
+const LONG: Duration = Duration::from_secs(20);
 
 /// A sentence about Heddle, and the function that proves it.
 pub struct Rule {
@@ -56,19 +58,22 @@ fn prove_in(up: fn() -> Result<World>, rules: &[&Rule]) -> ExitCode {
     match up() {
         Ok(world) => {
             say(&format!("(the world is up after {:.1} s)", began.elapsed().as_secs_f64()));
-            failures
-                .extend(rules.iter().filter_map(|rule| Some((rule.name, prove_one(&world, rule).err()?))));
+            for (number, rule) in (1..).zip(rules) {
+                let place = format!("{number}/{}", rules.len());
+                failures.extend(prove_one(&world, rule, &place).err().map(|error| (rule.name, error)));
+            }
         }
         Err(error) => failures.push(("the_world_comes_up", error)),
     }
     conclude(rules.len(), &failures, began.elapsed())
 }
 
-fn prove_one(world: &World, rule: &Rule) -> Result<()> {
+/// `place` is which of how many it is.
+fn prove_one(world: &World, rule: &Rule, place: &str) -> Result<()> {
     let began = Instant::now();
     let outcome = within_limit(world, rule);
     let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-    say(&format!("test {} [{:.1} s] ... {word}", rule.name, began.elapsed().as_secs_f64()));
+    say(&format!("test {} [{place}, {:.1} s] ... {word}", rule.name, began.elapsed().as_secs_f64()));
     outcome
 }
 
@@ -94,16 +99,24 @@ fn within_limit(world: &World, rule: &Rule) -> Result<()> {
     let (done, outcome) = channel();
     std::thread::scope(|threads| {
         threads.spawn(move || done.send(catch(world, rule)));
-        match outcome.recv_timeout(LIMIT) {
-            Ok(outcome) => outcome,
-            Err(RecvTimeoutError::Disconnected) => Err(anyhow!("ended without a word")),
-            Err(RecvTimeoutError::Timeout) => {
-                // The thread cannot be ended; the process can, and its world goes with it.
-                say(&format!("test {} ... FAILED\n\nnot done within {} s", rule.name, LIMIT.as_secs()));
-                std::process::exit(1)
+        let began = Instant::now();
+        loop {
+            match outcome.recv_timeout(LONG) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Disconnected) => return Err(anyhow!("ended without a word")),
+                Err(RecvTimeoutError::Timeout) if began.elapsed() < LIMIT => {
+                    say(&format!("(still at {} after {:.0} s)", rule.name, began.elapsed().as_secs_f64()));
+                }
+                Err(RecvTimeoutError::Timeout) => give_up(rule),
             }
         }
     })
+}
+
+/// The thread cannot be ended; the process can, and its world goes with it.
+fn give_up(rule: &Rule) -> ! {
+    say(&format!("test {} ... FAILED\n\nnot done within {} s", rule.name, LIMIT.as_secs()));
+    std::process::exit(1)
 }
 
 fn catch(world: &World, rule: &Rule) -> Result<()> {

@@ -84,7 +84,8 @@ fn strict_refuses_plaintext_before_the_application_sees_a_byte(world: &World) ->
     check_refused(world, &format!("http://{}:8080/", world.pod_ip("vault/web")?))?;
     check_refused(world, &format!("http://[{}]/", world.cluster_ip("vault/web", ':')?))?;
     // A server that speaks first must not be heard, either.
-    let heard = world.dialogue(STRANGER, "tcp.vault:9000", &["line"])?.bad()?;
+    let listen = [echo(), "tcp-client", "tcp.vault:9000", "line", "--timeout", "2"];
+    let heard = world.exec(STRANGER, &listen)?.bad()?;
     assert!(!heard.out.contains("hello"), "{heard:?}");
     Ok(())
 }

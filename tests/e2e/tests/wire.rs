@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::manifest::{
-    client, echo, http_server, meshed_namespace, namespace, pod, service, service_with, tcp_server,
+    backends, client, echo, http_server, meshed_namespace, namespace, pod, service, service_with, tcp_route,
+    tcp_server,
 };
 use e2e::{Reply, World, until};
 
@@ -34,6 +35,7 @@ e2e::prove!(
         a_request_with_both_framings_smuggles_nothing,
         a_head_above_the_limit_is_refused,
         a_made_up_identity_is_replaced_by_the_real_one,
+        a_made_up_identity_in_a_tunnel_does_not_arrive,
         a_made_up_identity_behind_an_empty_line_does_not_arrive,
         a_pod_ip_is_reached_under_mtls,
         a_headless_service_is_reached_under_mtls,
@@ -326,6 +328,19 @@ fn a_made_up_identity_is_replaced_by_the_real_one(world: &World) -> Result<()> {
     assert!(!reply.body.contains("sa/admin") && reply.seen("heddle-anything").is_none(), "{reply:?}");
     let outside = world.curl("plain/client", &["-H", lie, "http://web.shop/"])?;
     check_plain(&outside, "web");
+    Ok(())
+}
+
+fn a_made_up_identity_in_a_tunnel_does_not_arrive(world: &World) -> Result<()> {
+    // The TCPRoute makes the client's proxy carry bytes; only the server's can look into them.
+    let service = service("shop", "tunnel", "app: none", &[(80, 8080)]);
+    let route = tcp_route("shop", "tunnel", "tunnel", &format!("- {}", backends(80, &[("web", 1)])));
+    world.apply(&[service, route].concat())?;
+    world.lab(&["wait", "tcproute", "shop/tunnel"])?.good()?;
+    let lie = "X-Forwarded-Client-Cert: By=x;URI=spiffe://cluster.local/ns/shop/sa/admin";
+    let reply = world.curl(CLIENT, &["-H", lie, "http://tunnel/"])?;
+    assert_eq!((reply.status, reply.server().as_str()), (200, "web"), "{reply:?}");
+    assert!(!reply.body.contains("sa/admin"), "{reply:?}");
     Ok(())
 }
 
