@@ -5,7 +5,7 @@ mod filters;
 mod matches;
 
 use super::raw::{RawBackendRef, RawRule, RawSpec};
-use super::{BackendRef, HttpMatch, PathMatch, PathModifier, Refusal, Route, RouteKind, Rule};
+use super::{BackendRef, HttpMatch, ParentRef, PathMatch, PathModifier, Refusal, Route, RouteKind, Rule};
 use crate::names::ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -64,10 +64,8 @@ impl Reader {
     fn spec(&mut self, spec: &impl Serialize) -> RawSpec {
         let value = serde_json::to_value(spec).unwrap_or_default();
         let read = RawSpec::deserialize(&value).map_err(|error| error.to_string());
-        self.accept("spec", read).unwrap_or_else(|| RawSpec {
-            parent_refs: Vec::deserialize(&value["parentRefs"]).unwrap_or_default(),
-            ..RawSpec::default()
-        })
+        self.accept("spec", read)
+            .unwrap_or_else(|| RawSpec { parent_refs: readable(&value["parentRefs"]), ..RawSpec::default() })
     }
 
     fn check_kind(&mut self, rules: usize) {
@@ -140,6 +138,12 @@ impl Reader {
             filters,
         }
     }
+}
+
+/// The parents that can be read; one that cannot does not cost the others.
+fn readable(parents: &Value) -> Vec<ParentRef> {
+    let parents = parents.as_array().into_iter().flatten();
+    parents.filter_map(|parent| ParentRef::deserialize(parent).ok()).collect()
 }
 
 fn weight(weight: Option<i64>) -> Result<u32, String> {

@@ -244,7 +244,7 @@ fn what_later_versions_bring_is_refused_and_not_lost() {
 
 #[test]
 fn what_cannot_be_read_still_claims_its_ports() {
-    let parents = serde_json::json!([{"group": "", "kind": "Service", "name": "web"}]);
+    let parents = serde_json::json!([{"name": 7}, {"group": "", "kind": "Service", "name": "web"}]);
     let object = serde_json::json!({
         "metadata": {"name": "r", "namespace": "shop"}, "spec": {"parentRefs": parents, "rules": "many"},
     });
