@@ -88,7 +88,7 @@ impl Control {
                 allow(&self.reading, &caller.uid)?;
                 let uri = request.uri();
                 let query = uri.query().unwrap_or_default();
-                discovery::answer(&self.index, &self.open, &caller, uri.path(), query)
+                discovery::answer(&self.index, &self.open, &caller, uri.path(), query).await
             }
         }
     }

@@ -16,12 +16,12 @@ mod metrics;
 mod object;
 mod patch;
 mod peer;
+mod place;
 mod plain;
 mod review;
 mod serve;
 mod source;
 mod status;
-mod unread;
 mod webhook;
 
 use std::fs;

@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::Pod;
 use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use crate::answer::{Body, Refusal, json_of};
 use crate::control::text;
@@ -19,13 +18,17 @@ use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::patch::{Config, Decision, Nonce, decide};
 use crate::peer::Peer;
+use crate::place::Places;
 use crate::serve::Answer;
-use crate::unread::Unread;
 
 /// The API server's own limit for a request body.
 const LONGEST_REVIEW: usize = 3 * 1024 * 1024;
 
-/// The API server waits 5 s for the whole answer, and sends a body in one go: 2 s to wait for a place, 2 s for the body.
+/// Bodies on their way from one address: the API server sends its reviews side by side, each in one go.
+const UNREAD_EACH: usize = 8;
+/// As of 32 addresses that send slowly: 768 MiB at most.
+const UNREAD_ALL: usize = 256;
+/// The API server waits 5 s for the whole answer: 2 s of it for a place, 2 s for the body.
 const BODY: Duration = Duration::from_secs(2);
 
 /// What port 15017 works with.
@@ -33,7 +36,7 @@ pub struct Webhook {
     index: Arc<Index>,
     metrics: Arc<Metrics>,
     config: Config,
-    unread: Unread,
+    unread: Places<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +56,7 @@ struct Admission {
 impl Webhook {
     /// The service.
     pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { index, metrics, config, unread: Unread::new() }
+        Self { index, metrics, config, unread: Places::new(UNREAD_EACH, UNREAD_ALL) }
     }
 
     async fn inject(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -72,7 +75,7 @@ impl Webhook {
 
     async fn read(&self, request: Request<Incoming>) -> Result<String, Refusal> {
         let peer = request.extensions().get().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), Peer::ip);
-        let place = timeout(BODY, self.unread.place(peer)).await.ok().flatten();
+        let place = self.unread.take(peer).await;
         let _place = place.ok_or_else(|| {
             Refusal::new(
                 StatusCode::TOO_MANY_REQUESTS,

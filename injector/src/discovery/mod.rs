@@ -24,7 +24,7 @@ use crate::review::Caller;
 const JSON: &str = "application/json";
 
 /// Answers the read of `path` with the query string `query` for `caller`.
-pub fn answer(
+pub async fn answer(
     index: &Arc<Index>,
     open: &Arc<Open>,
     caller: &Caller,
@@ -36,7 +36,7 @@ pub fn answer(
     match &query.mode {
         Mode::Get => get(&index.read(), &query),
         Mode::List => {
-            let held = open.list(&caller.uid).ok_or_else(|| too_many("lists are on their way"))?;
+            let held = open.list(&caller.uid).await.ok_or_else(|| too_many("lists are on their way"))?;
             let state = index.read();
             let text = open.text(&query, state.version(), || list(&state, &query));
             Ok(with(StatusCode::OK, JSON, Pieces::new(text, held).boxed_unsync()))

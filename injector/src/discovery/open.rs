@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::query::Query;
 use crate::count::{Counts, Held};
 use crate::metrics::Metrics;
+use crate::place::{Place, Places};
 
 /// Six for each destination that a proxy keeps, and some: about 1 KiB each.
 const WATCHES_EACH: usize = 8_192;
 /// All of a large cluster's.
 const WATCHES_ALL: usize = 500_000;
-/// A list costs its whole text until it is sent. Proxies watch; only what starts without streaming lists needs them.
+/// A list costs its whole text until it is sent. Proxies look up addresses so, many at a time, and wait in turn.
 const LISTS_EACH: usize = 8;
 /// As of 32 pods that read nothing of what they asked for.
 const LISTS_ALL: usize = 256;
@@ -21,7 +22,7 @@ const LISTS_ALL: usize = 256;
 #[derive(Debug)]
 pub struct Open {
     watches: Arc<Counts<String>>,
-    lists: Arc<Counts<String>>,
+    lists: Places<String>,
     metrics: Arc<Metrics>,
     latest: Mutex<Option<(Query, u64, Bytes)>>,
 }
@@ -36,8 +37,8 @@ pub struct Watching {
 impl Open {
     /// None yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let counts = |each, all| Arc::new(Counts::new(each, all));
-        let (watches, lists) = (counts(WATCHES_EACH, WATCHES_ALL), counts(LISTS_EACH, LISTS_ALL));
+        let watches = Arc::new(Counts::new(WATCHES_EACH, WATCHES_ALL));
+        let lists = Places::new(LISTS_EACH, LISTS_ALL);
         Self { watches, lists, metrics, latest: Mutex::default() }
     }
 
@@ -48,9 +49,9 @@ impl Open {
         Some(Watching { metrics: Arc::clone(&self.metrics), _held: held })
     }
 
-    /// One more list of `caller`, unless it has too many under way, or all have.
-    pub fn list(&self, caller: &str) -> Option<Held<String>> {
-        self.lists.take(caller.to_owned())
+    /// One more list of `caller`, as soon as it has few enough under way, and all have.
+    pub async fn list(&self, caller: &str) -> Option<Place> {
+        self.lists.take(caller.to_owned()).await
     }
 
     /// The text of a list as of `version`. Those who ask for the same at the same time share it.
@@ -77,13 +78,16 @@ impl Drop for Watching {
 mod tests {
     use super::*;
 
-    #[test]
-    fn lists_are_bounded_by_pod_until_they_are_sent() {
+    #[tokio::test(start_paused = true)]
+    async fn lists_are_bounded_by_pod_until_they_are_sent() {
         let open = Open::new(Arc::new(Metrics::new()));
-        let lists: Vec<_> = (0..LISTS_EACH).map(|_| open.list("a").unwrap()).collect();
-        assert!(open.list("a").is_none() && open.list("b").is_some());
+        let mut lists = Vec::new();
+        for _ in 0..LISTS_EACH {
+            lists.push(open.list("a").await.unwrap());
+        }
+        assert!(open.list("a").await.is_none() && open.list("b").await.is_some());
         drop(lists);
-        assert!(open.list("a").is_some());
+        assert!(open.list("a").await.is_some());
     }
 
     #[test]

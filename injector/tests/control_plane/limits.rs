@@ -85,6 +85,22 @@ async fn a_connection_on_which_nothing_is_asked_is_closed() {
 }
 
 #[tokio::test]
+async fn many_small_lists_at_a_time_wait_in_turn() {
+    let bed = Bed::start(&[]).await;
+    let (sender, token) = (bed.connect::<Full<Bytes>>(0).await, bed.token());
+    let codes = (0..100).map(|last| {
+        let (mut sender, token) = (sender.clone(), token.clone());
+        let target = format!("/api/v1/pods?fieldSelector=status.podIPs=10.1.0.{last}");
+        async move {
+            let response = send(&mut sender, "GET", &target, &token, "").await;
+            (response.status().as_u16(), response.into_body().collect().await.is_ok())
+        }
+    });
+    let codes = soon(futures::future::join_all(codes)).await;
+    assert!(codes.iter().all(|code| *code == (200, true)), "{codes:?}");
+}
+
+#[tokio::test]
 async fn lists_that_nobody_reads_are_few_for_each_pod() {
     let bed = Bed::start(&[]).await;
     let services: Vec<String> = (0..40)
