@@ -8,15 +8,10 @@ mod hello;
 
 pub use hello::{ClientHello, client_hello};
 
-/// No more bytes than these are needed for anything but TLS.
-const ENOUGH: usize = 64;
+/// No more bytes than these are needed for anything but TLS: the longest request line that servers commonly take.
+const ENOUGH: usize = 8192;
 /// How every HTTP/2 connection begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The longest method that is looked for, in bytes.
-const MAX_METHOD: usize = 24;
-/// The most empty lines' bytes before a request that are skipped: "a server [...] SHOULD ignore at least one empty line
-/// (CRLF) received prior to the request-line" (RFC 9112, section 2.2).
-const MAX_EMPTY: usize = 8;
 /// The methods of RFC 9110, PATCH, and those of WebDAV that are no commands of FTP, RTSP or SIP.
 const METHODS: [&[u8]; 21] = [
     b"GET",
@@ -99,10 +94,8 @@ fn http(bytes: &[u8]) -> Detection {
     if PREFACE.starts_with(bytes) {
         return Detection::NeedMore;
     }
+    // Servers skip empty lines before a request (RFC 9112, section 2.2), most of them any number.
     let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    if empty > MAX_EMPTY {
-        return OPAQUE;
-    }
     request(bytes.get(empty..).unwrap_or_default(), bytes.len() == ENOUGH)
 }
 
@@ -110,11 +103,11 @@ fn http(bytes: &[u8]) -> Detection {
 fn request(bytes: &[u8], all: bool) -> Detection {
     let method_ends = bytes.iter().position(|byte| !is_token(*byte));
     match method_ends {
-        Some(end) if (1..=MAX_METHOD).contains(&end) && bytes.get(end) == Some(&b' ') => {
+        Some(end) if end > 0 && bytes.get(end) == Some(&b' ') => {
             let (method, target) = bytes.split_at(end);
             http1(method, target.get(1..).unwrap_or_default(), all)
         }
-        None if bytes.len() <= MAX_METHOD => Detection::NeedMore,
+        None if !all => Detection::NeedMore,
         Some(_) | None => OPAQUE,
     }
 }
@@ -146,11 +139,12 @@ fn absolute(rest: &[u8]) -> Detection {
     if begins(b"http://") || begins(b"https://") { Detection::NeedMore } else { OPAQUE }
 }
 
-/// A line that only its version tells from another protocol's: `TARGET HTTP/1.`
+/// A line that only its version tells from another protocol's: `TARGET HTTP/1.` One that is too long to tell is HTTP's:
+/// no other protocol begins so, and HTTP's server answers it as it should.
 fn request_line(rest: &[u8], all: bool) -> Detection {
     const VERSION: &[u8] = b" HTTP/1.";
     let Some(space) = rest.iter().position(|byte| !byte.is_ascii_graphic()) else {
-        return if all { OPAQUE } else { Detection::NeedMore };
+        return if all { HTTP1 } else { Detection::NeedMore };
     };
     let version = rest.get(space..).unwrap_or_default();
     if version.starts_with(VERSION) {

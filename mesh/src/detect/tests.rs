@@ -60,10 +60,11 @@ fn empty_lines_before_a_request_are_skipped() {
     for line in ["\r\nGET /", "\n\nGET /", "\r\n\r\n\r\n\r\nPOST /a", "\r\nget /x HTTP/1.1\r\n"] {
         check(line.as_bytes(), Detected::Http1);
     }
+    check(&[b"\r\n".repeat(70), b"GET /".to_vec()].concat(), Detected::Http1);
     for line in ["\r", "\r\n", "\r\n\r\n\r\n\r\n", "\r\nGE", "\r\nPRI * HTTP/"] {
         undecided(line.as_bytes());
     }
-    for line in ["\r\n\r\n\r\n\r\n\r", "\r\nPING\r\n", "\r\nPRI * HTTP/2.0", "\r\n\x16\x03\x01", "\n GET /"] {
+    for line in ["\r\nPING\r\n", "\r\nPRI * HTTP/2.0", "\r\n\x16\x03\x01", "\n GET /"] {
         check(line.as_bytes(), Detected::Opaque);
     }
 }
@@ -106,10 +107,18 @@ fn a_client_hello_is_tls() {
 }
 
 #[test]
-fn sixty_four_bytes_are_enough() {
+fn a_request_line_is_looked_at_to_its_end_however_long_its_method_and_target() {
+    let method = "M".repeat(300);
+    for line in [format!("FOO /{} HTTP/1.1", "a".repeat(300)), format!("{method} / HTTP/1.1")] {
+        check(line.as_bytes(), Detected::Http1);
+    }
+}
+
+#[test]
+fn there_is_an_end_to_looking() {
     for first in ["a", "M-SEARCH /", "OPTIONS *", "GET http", "foo * ", "PRI *", "\r\n\r\n\r\n\r\nOPTIONS *"]
     {
-        let bytes = [first.as_bytes(), &[b'a'; 64]].concat();
+        let bytes = [first.as_bytes(), &[b'a'; ENOUGH]].concat();
         assert_ne!(detect(&bytes), Detection::NeedMore, "{first}");
     }
 }

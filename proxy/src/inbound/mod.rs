@@ -4,6 +4,7 @@
 //! not come to trust the world. Whatever way HTTP comes, it is read as HTTP, so that nobody's claims of identity reach
 //! the application.
 
+mod guard;
 mod http;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -24,7 +25,7 @@ use crate::{
     identity::{Credentials, Inside, peer_identity},
     metrics::{Direction, Security, TcpLabels},
     net::{
-        peek::Peeked,
+        peek::{Peeked, Settled},
         relay::Stream,
         socket::{CONNECT_TIMEOUT, connect, is_own_port, original_destination, reset_on_close},
     },
@@ -35,6 +36,11 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a caller may be silent before the application is asked whether it speaks first.
 const SILENCE: Duration = Duration::from_millis(10);
+/// How long a caller that has begun in a way that many protocols begin may take to go on, before its bytes are passed on
+/// (and looked at).
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The first byte of every ClientHello: a TLS record of the handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Serves one captured connection from `caller`.
 pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, caller: SocketAddr) {
@@ -68,6 +74,8 @@ enum First {
     Bytes,
     /// With what the application says, on a connection that was made to listen.
     Server(TcpStream),
+    /// With bytes that may be the beginning of anything, HTTP included; the application has been dialled.
+    Unclear(TcpStream),
 }
 
 async fn who(
@@ -89,13 +97,12 @@ async fn who(
     if silent && proxy.discovery.is_meshed(caller.ip()).await {
         begun(stream.read_more()).await?;
     }
-    if begun(offers_mesh_tls(stream)).await.is_ok_and(|peer| peer) {
-        return Ok(Caller::Peer);
-    }
-    Ok(match first(proxy, stream, server).await? {
-        Some(first) => Caller::Unmeshed(first),
-        None => Caller::Refused("connection_refused", "the application does not accept"),
-    })
+    let Some(first) = first(proxy, stream, server).await? else {
+        return Ok(Caller::Refused("connection_refused", "the application does not accept"));
+    };
+    let tls = stream.ahead().first() == Some(&TLS_HANDSHAKE);
+    let peer = tls && begun(offers_mesh_tls(stream)).await.is_ok_and(|peer| peer);
+    Ok(if peer { Caller::Peer } else { Caller::Unmeshed(first) })
 }
 
 /// How a connection to the application begins; none when the application does not accept.
@@ -112,15 +119,24 @@ async fn first<S: Stream>(
     }
     let Ok(application) = connect(server, Some(CONNECT_TIMEOUT)).await else { return Ok(None) };
     let mut greeting = [0; 1];
-    tokio::select! {
+    let settled = tokio::select! {
         biased;
-        _ = application.peek(&mut greeting) => (),
-        detected = stream.detect() => {
-            let first = First::of(stream.ahead(), detected?);
-            return Ok(Some(if matches!(first, First::Bytes) { First::Server(application) } else { first }));
+        _ = application.peek(&mut greeting) => return Ok(Some(First::Server(application))),
+        settled = stream.settle(patience) => settled?,
+    };
+    Ok(Some(match settled {
+        Settled::Undecided => First::Unclear(application),
+        Settled::Ended => First::Server(application),
+        Settled::Speaks(protocol) => {
+            let first = First::of(stream.ahead(), Some(protocol));
+            if matches!(first, First::Bytes) { First::Server(application) } else { first }
         }
-    }
-    Ok(Some(First::Server(application)))
+    }))
+}
+
+/// How long a caller that has begun may take to make clear what it speaks.
+fn patience(first_byte: u8) -> Duration {
+    if first_byte == TLS_HANDSHAKE { HANDSHAKE } else { PATIENCE }
 }
 
 impl First {
@@ -229,7 +245,16 @@ async fn deliver<S: Stream + 'static>(
     first: First,
 ) {
     let security = if peer.is_some() { Security::Mtls } else { Security::None };
+    let mut stream = stream;
     let application = match first {
+        First::Unclear(mut application) => match guard::until_clear(&mut stream, &mut application).await {
+            Ok(()) => Ok(application),
+            Err(error) => {
+                info!(%server, %error, "cut a caller off");
+                proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
+                return reset_on_close(stream.socket());
+            }
+        },
         First::Http(version) => {
             let context = match peer {
                 Some(peer) => http::Context::tunnelled(proxy, peer, server, version),

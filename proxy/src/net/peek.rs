@@ -4,6 +4,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper::body::{Buf as _, Bytes};
@@ -11,6 +12,7 @@ use mesh::detect::{Detected, Detection, detect};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 
 use super::relay::Stream;
@@ -26,6 +28,17 @@ pub struct Peeked<S = TcpStream> {
     stream: S,
     ahead: Vec<u8>,
     taken: usize,
+}
+
+/// What a connection's first bytes came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// They tell the protocol.
+    Speaks(Detected),
+    /// The client ended before they did.
+    Ended,
+    /// They may be the beginning of several, and no more came in time.
+    Undecided,
 }
 
 impl<S: Stream> Peeked<S> {
@@ -63,6 +76,28 @@ impl<S: Stream> Peeked<S> {
         }
     }
 
+    /// Like [`Peeked::detect`], but once the first byte is there it waits at most `limit` for the rest.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn settle(&mut self, limit: impl Fn(u8) -> Duration) -> io::Result<Settled> {
+        while self.ahead().is_empty() {
+            if !self.read_more().await? {
+                return Ok(Settled::Ended);
+            }
+        }
+        let limit = self.ahead().first().copied().map_or(Duration::ZERO, limit);
+        Ok(match timeout(limit, self.detect()).await {
+            Ok(detected) => detected?.map_or(Settled::Ended, Settled::Speaks),
+            Err(_) => Settled::Undecided,
+        })
+    }
+
+    /// Forgets bytes that have been delivered some other way.
+    pub fn skip(&mut self, bytes: usize) {
+        self.taken = (self.taken + bytes).min(self.ahead.len());
+    }
+
     /// Reads a little more. `false`: the end of the stream, or the bound, is reached.
     ///
     /// # Errors
@@ -88,7 +123,7 @@ impl<S: Stream> AsyncRead for Peeked<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
+        if self.ahead().is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         let n = self.ahead().len().min(buf.remaining());

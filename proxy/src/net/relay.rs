@@ -86,17 +86,19 @@ impl Stream for server::TlsStream<Peeked> {
     }
 }
 
+/// Both ends of a TCP connection, for tests.
+#[cfg(test)]
+pub async fn pair() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let dial = TcpStream::connect(listener.local_addr().expect("address"));
+    let (near, far) = tokio::join!(dial, listener.accept());
+    (near.expect("connect"), far.expect("accept").0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::{io::AsyncReadExt as _, net::TcpListener};
-
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let dial = TcpStream::connect(listener.local_addr().expect("address"));
-        let (near, far) = tokio::join!(dial, listener.accept());
-        (near.expect("connect"), far.expect("accept").0)
-    }
+    use tokio::io::AsyncReadExt as _;
 
     #[tokio::test]
     async fn a_half_close_passes_and_the_answer_still_comes() {

@@ -13,11 +13,20 @@ use mesh::{
 use tokio::time::timeout;
 
 use super::{Target, tcp};
-use crate::{http::HttpVersion, net::peek::Peeked};
+use crate::{
+    http::HttpVersion,
+    net::peek::{Peeked, Settled},
+};
 
 /// How long a client may be silent before the server is asked whether it speaks first. A client that speaks first
 /// does so with the handshake's last packet; the sum with a local dial stays far below what a person notices.
 const SILENCE: Duration = Duration::from_millis(10);
+
+/// How long a client that has begun in a way that many protocols begin (`hello`) may take to go on, before its bytes
+/// are carried as they are: it may be waiting for its answer…
+const PATIENCE: Duration = Duration::from_millis(50);
+/// …and where a route waits for HTTP, so that a slow typist is routed, too.
+const ROUTED_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is to be done with a connection.
 pub enum Speaks {
@@ -97,6 +106,7 @@ async fn ask_both(
     destination: SocketAddr,
     http_route: bool,
 ) -> io::Result<Speaks> {
+    let patience = |_| if http_route { ROUTED_PATIENCE } else { PATIENCE };
     let dialled = tokio::select! {
         biased;
         detected = client.detect() => return Ok(by_bytes(detected?, client, http_route)),
@@ -107,13 +117,18 @@ async fn ask_both(
         let detected = client.detect().await?;
         return Ok(by_bytes(detected, client, http_route));
     };
-    tokio::select! {
+    let settled = tokio::select! {
         // A server that speaks first is believed even when the client's first bytes come at the same moment.
         biased;
-        () = dialled.upstream.readable() => Ok(Speaks::Bytes(Some(dialled))),
-        detected = client.detect() => match by_bytes(detected?, client, http_route) {
-            Speaks::Bytes(_) => Ok(Speaks::Bytes(Some(dialled))),
-            http @ Speaks::Http(_) => Ok(http),
-        },
+        () = dialled.upstream.readable() => return Ok(Speaks::Bytes(Some(dialled))),
+        settled = client.settle(patience) => settled?,
+    };
+    let detected = match settled {
+        Settled::Speaks(detected) => Some(detected),
+        Settled::Ended | Settled::Undecided => None,
+    };
+    match by_bytes(detected, client, http_route) {
+        Speaks::Bytes(_) => Ok(Speaks::Bytes(Some(dialled))),
+        http @ Speaks::Http(_) => Ok(http),
     }
 }
