@@ -17,9 +17,9 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub enum Failure {
     /// The routing table's own answer: no rule, no valid backend, a refused route.
     #[error("{0}")]
-    Route(mesh::route::Failure),
+    Route(#[from] mesh::route::Failure),
     /// The backend has no endpoint that may be dialled.
-    #[error("port {} of service {} has no ready endpoint", .0.port, .0.service)]
+    #[error("service {0} has no ready endpoint")]
     NoEndpoint(mesh::route::BackendKey),
     /// Every endpoint that was tried could not be connected to.
     #[error("cannot connect to {endpoint}")]
@@ -39,12 +39,6 @@ pub enum Failure {
     /// The proxy carries as much as it is allowed to.
     #[error("too many requests in flight")]
     Overloaded,
-}
-
-impl From<mesh::route::Failure> for Failure {
-    fn from(failure: mesh::route::Failure) -> Self {
-        Self::Route(failure)
-    }
 }
 
 /// Why an endpoint could not be connected to.

@@ -11,24 +11,27 @@ use std::{
     time::Duration,
 };
 
-use kube::{Api, Client, api::ListParams};
+use kube::Client;
 use mesh::{
     endpoints,
-    names::{ObjectName, ServiceName},
+    names::ServiceName,
     pod::PodFacts,
     resolve::{self, View},
-    route::{Action, BackendKey, Governing, PortTable, RouteKind, Split},
+    route::{BackendKey, RouteKind},
 };
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, interval, sleep},
 };
 use tracing::{debug, info};
 
 use super::{
     Ask, Destination, Entry, HOLD, Known, QUEUE,
+    addresses::Addresses,
     live::{LivePod, LiveService, Table},
+    lookup::{Found, look_up},
+    show,
     store::Store,
     watch::{self, Change, WatchId, WatchKey},
 };
@@ -79,14 +82,6 @@ struct ServiceEntry {
 struct PodEntry {
     live: Arc<LivePod>,
     key: WatchKey,
-}
-
-/// What a lookup by address came to.
-enum Found {
-    Service(ServiceName),
-    Pod,
-    Nothing,
-    Error(String),
 }
 
 impl Actor {
@@ -152,10 +147,7 @@ impl Actor {
         let (client, found) = (self.client.clone(), self.found.clone());
         tokio::spawn(async move {
             sleep(pause).await;
-            let what = match timeout(HOLD, look_up(client, ip)).await {
-                Ok(found) => found.unwrap_or_else(|error| Found::Error(error.to_string())),
-                Err(_) => Found::Error("no answer in time".into()),
-            };
+            let what = look_up(client, ip, HOLD).await;
             // The receiver is gone only when the program ends.
             let _ = found.send((ip, what)).await;
         });
@@ -437,111 +429,12 @@ impl Actor {
     fn table(&self) -> Value {
         json!({
             "objects": self.store.seen().values().map(|seen| seen.to_json()).collect::<Vec<_>>(),
-            "services": self.services.iter().filter_map(|(name, entry)| entry.to_json(name)).collect::<Vec<_>>(),
+            "services": self.services.iter().filter_map(|(name, entry)| Some(show::service(name, entry.live.as_deref()?, &entry.addresses))).collect::<Vec<_>>(),
         })
-    }
-}
-
-impl ServiceEntry {
-    fn to_json(&self, name: &ObjectName) -> Option<Value> {
-        let table = self.live.as_ref()?.table();
-        let backend = |key: &BackendKey, backend: &Arc<Backend>| json!({ "service": key.service.to_string(), "port": key.port, "endpoints": backend.to_json() });
-        let ports = table.routes.ports.iter().map(|(number, port)| {
-            let used = backends_of(port);
-            let all = table.routes.backends.iter().zip(&table.backends).enumerate();
-            let backends: Vec<_> =
-                all.filter(|(i, _)| used.contains(i)).map(|(_, (k, b))| backend(k, b)).collect();
-            json!({
-                "port": number,
-                "governing": port.governing.kind().map_or("default", RouteKind::as_str),
-                "routes": port.governing.routes().iter().map(|r| r.name.to_string()).collect::<Vec<_>>(),
-                "backends": backends,
-            })
-        });
-        Some(json!({
-            "namespace": &*name.namespace,
-            "name": &*name.name,
-            "addresses": self.addresses,
-            "ports": ports.collect::<Vec<_>>(),
-        }))
-    }
-}
-
-/// The backends that a port's traffic can go to.
-fn backends_of(port: &PortTable) -> BTreeSet<usize> {
-    let targets = |split: &Split| split.backends().iter().filter_map(|b| b.target.ok()).collect::<Vec<_>>();
-    match &port.governing {
-        Governing::Default | Governing::Refused { .. } => BTreeSet::from([port.default]),
-        Governing::Tcp { table } | Governing::Tls { table } => {
-            table.split().into_iter().flat_map(targets).collect()
-        }
-        Governing::Http { table, .. } => {
-            let splits = table.rules().iter().filter_map(|rule| match &rule.action {
-                Action::Forward(split) => Some(split),
-                Action::Redirect(_) | Action::Fail(_) => None,
-            });
-            splits.flat_map(targets).collect()
-        }
     }
 }
 
 /// Holders beside the table of known addresses, which holds a Service once for each.
 fn holders(live: &Arc<LiveService>, addresses: usize) -> usize {
     Arc::strong_count(live).saturating_sub(addresses) + 1
-}
-
-/// The addresses at which a Service is reached, of both families.
-struct Addresses {
-    /// Its cluster addresses, which the API server gives to one Service each.
-    own: Vec<IpAddr>,
-    /// External and load-balancer addresses, which its author or a controller writes: those within the cluster's own
-    /// ranges, or of this machine, are nobody's to claim.
-    claimed: Vec<IpAddr>,
-}
-
-impl Addresses {
-    fn of(service: &k8s_openapi::api::core::v1::Service, config: &Config) -> Self {
-        let spec = service.spec.as_ref();
-        let cluster = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
-        let first = spec.and_then(|spec| spec.cluster_ip.as_ref()).into_iter();
-        let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
-        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let ingress =
-            balancer.and_then(|lb| lb.ingress.as_ref()).into_iter().flatten().filter_map(|i| i.ip.as_ref());
-        let own = parsed(cluster.chain(first));
-        let claimable = |ip: &IpAddr| !config.in_cluster(*ip) && is_routable(*ip) && !own.contains(ip);
-        let claimed = parsed(external.chain(ingress)).into_iter().filter(claimable).collect();
-        Self { own, claimed }
-    }
-}
-
-fn parsed<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
-    let all: BTreeSet<_> = texts.filter_map(|ip| ip.parse().ok()).collect();
-    all.into_iter().collect()
-}
-
-fn is_routable(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
-}
-
-async fn look_up(client: Client, ip: IpAddr) -> Result<Found, kube::Error> {
-    use k8s_openapi::api::core::v1::{Pod, Service};
-    let services: Api<Service> = Api::all(client.clone());
-    let pods: Api<Pod> = Api::all(client);
-    let (by_cluster_ip, by_pod_ip) = (format!("spec.clusterIPs={ip}"), format!("status.podIPs={ip}"));
-    let (service, pod) =
-        (ListParams::default().fields(&by_cluster_ip), ListParams::default().fields(&by_pod_ip));
-    let (services, pods) = tokio::try_join!(services.list(&service), pods.list(&pod))?;
-    Ok(match (services.items.first(), pods.items.is_empty()) {
-        (Some(service), _) => Found::Service(ObjectName::new(
-            service.metadata.namespace.as_deref().unwrap_or_default(),
-            service.metadata.name.as_deref().unwrap_or_default(),
-        )),
-        (None, false) => Found::Pod,
-        (None, true) => Found::Nothing,
-    })
 }

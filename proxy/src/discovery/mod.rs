@@ -5,7 +5,10 @@
 //! When the control plane is away, what is known goes on working as it was.
 
 mod actor;
+mod addresses;
 mod live;
+mod lookup;
+mod show;
 mod store;
 mod watch;
 

@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::manifest::{backends, client, meshed_namespace, service, tcp_route, tcp_server};
+use e2e::manifest::{backends, client, meshed_namespace, namespace, service, tcp_route, tcp_server};
 use e2e::{World, until};
 
 const CLIENT: &str = "data/client";
+/// Outside the mesh.
+const STRANGER: &str = "plain/client";
 
 e2e::prove!(
     up,
@@ -19,6 +21,8 @@ e2e::prove!(
         a_server_that_speaks_first_is_relayed_at_once,
         a_split_among_servers_that_speak_first_needs_no_configuration,
         a_client_that_stays_silent_is_waited_for,
+        a_word_without_an_end_is_answered,
+        an_unmeshed_client_is_greeted_at_once,
         one_side_may_close_before_the_other,
         large_streams_pass_in_both_directions,
         a_tcp_route_without_a_valid_backend_resets_and_its_status_says_why,
@@ -83,6 +87,8 @@ fn up() -> Result<World> {
     let manifests = [
         meshed_namespace("data"),
         client("data", "client"),
+        namespace("plain", ""),
+        client("plain", "client"),
         [tcp("late-v1", "--answer"), tcp("late-v2", "--answer")].concat(),
         [tcp("early-v1", "--greet"), tcp("early-v2", "--greet")].concat(),
         [postgres("pg-v1"), postgres("pg-v2")].concat(),
@@ -140,6 +146,25 @@ fn a_split_among_servers_that_speak_first_needs_no_configuration(world: &World) 
 fn a_client_that_stays_silent_is_waited_for(world: &World) -> Result<()> {
     let steps = ["wait 1500", "send hello\\n", "line", "expect hello", "shut", "eof"];
     assert_eq!(world.dialogues(CLIENT, "late-v1:9000", 1, &steps)?.all_well(1).by("late-v1"), 1);
+    Ok(())
+}
+
+/// `hello` could be the beginning of a method of HTTP; its sender waits for an answer all the same.
+fn a_word_without_an_end_is_answered(world: &World) -> Result<()> {
+    for client in [CLIENT, STRANGER] {
+        let steps = ["send hello", "line", "expect hello", "send GE", "expect GE", "shut", "eof"];
+        assert_eq!(world.dialogues(client, "late-v1.data:9000", 3, &steps)?.all_well(3).by("late-v1"), 3);
+    }
+    Ok(())
+}
+
+fn an_unmeshed_client_is_greeted_at_once(world: &World) -> Result<()> {
+    let began = std::time::Instant::now();
+    world
+        .dialogues(STRANGER, "early-v1.data:9000", 10, &["line", "send hello", "expect hello"])?
+        .all_well(10);
+    let each = began.elapsed() / 10;
+    assert!(each < Duration::from_millis(250), "no timeout to sit through: {each:?}");
     Ok(())
 }
 
