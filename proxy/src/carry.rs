@@ -6,10 +6,7 @@ use tracing::debug;
 
 use crate::{
     metrics::{Metrics, TcpLabels},
-    net::{
-        peek::Peeked,
-        relay::{Stream, relay_peeked},
-    },
+    net::{peek::Peeked, relay::relay_peeked, stream::Stream},
 };
 
 /// Carries a caller's bytes to a callee and back, and counts them.

@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::net::{peek::Peeked, relay::Stream};
+use crate::net::{peek::Peeked, stream::Stream};
 
 /// How much of the application's answers is passed on at once while the caller is looked at.
 const ANSWER: usize = 4096;

@@ -16,7 +16,7 @@ use crate::{
         upgrade,
     },
     metrics::{Direction, Security},
-    net::relay::Stream,
+    net::stream::Stream,
     proxy::Proxy,
     upstream::{Endpoint, SendError},
 };

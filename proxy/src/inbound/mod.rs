@@ -26,8 +26,8 @@ use crate::{
     metrics::{Direction, Security, TcpLabels},
     net::{
         peek::{Peeked, Settled},
-        relay::Stream,
         socket::{CONNECT_TIMEOUT, connect, is_own_port, original_destination, reset_on_close},
+        stream::Stream,
     },
     proxy::Proxy,
 };

@@ -4,3 +4,4 @@ pub mod listen;
 pub mod peek;
 pub mod relay;
 pub mod socket;
+pub mod stream;

@@ -14,8 +14,9 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::server;
 
-use super::relay::Stream;
+use super::stream::Stream;
 
 /// How much is read at once while looking: a ClientHello with a post-quantum key share fits.
 const PEEK: usize = 4096;
@@ -114,6 +115,12 @@ impl<S: Stream> Peeked<S> {
 impl<S: Stream> Stream for Peeked<S> {
     fn socket(&self) -> &TcpStream {
         self.stream.socket()
+    }
+}
+
+impl Stream for server::TlsStream<Peeked> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
     }
 }
 

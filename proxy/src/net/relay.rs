@@ -5,13 +5,9 @@
 
 use std::io;
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes},
-    net::TcpStream,
-};
-use tokio_rustls::{client, server};
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
 
-use super::{peek::Peeked, socket::reset_on_close};
+use super::{peek::Peeked, socket::reset_on_close, stream::Stream};
 
 /// One full TLS record's worth for each direction.
 const BUFFER: usize = 16 * 1024;
@@ -23,12 +19,6 @@ pub struct Carried {
     pub sent: u64,
     /// From the callee to the caller.
     pub received: u64,
-}
-
-/// A byte stream over TCP that can be made to end in a reset.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
-    /// The TCP socket below.
-    fn socket(&self) -> &TcpStream;
 }
 
 /// Carries bytes both ways until both sides have ended.
@@ -68,27 +58,10 @@ async fn write_out(callee: &mut impl Stream, ahead: &[u8]) -> io::Result<()> {
     callee.flush().await
 }
 
-impl Stream for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
-    }
-}
-
-impl Stream for client::TlsStream<TcpStream> {
-    fn socket(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
-impl Stream for server::TlsStream<Peeked> {
-    fn socket(&self) -> &TcpStream {
-        self.get_ref().0.socket()
-    }
-}
-
 /// Both ends of a TCP connection, for tests.
 #[cfg(test)]
-pub async fn pair() -> (TcpStream, TcpStream) {
+pub async fn pair() -> (tokio::net::TcpStream, tokio::net::TcpStream) {
+    use tokio::net::TcpStream;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let dial = TcpStream::connect(listener.local_addr().expect("address"));
     let (near, far) = tokio::join!(dial, listener.accept());

@@ -17,8 +17,8 @@ use crate::{
     metrics::{Direction, Security, TcpLabels},
     net::{
         peek::Peeked,
-        relay::Stream as _,
         socket::{self, reset_on_close},
+        stream::Stream as _,
     },
     proxy::Proxy,
     upstream::{Backend, Endpoint, Load, Upstream},

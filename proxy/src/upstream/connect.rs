@@ -22,8 +22,8 @@ use crate::{
     failure::ConnectError,
     identity::{Credentials, Inside},
     net::{
-        relay::Stream,
         socket::{self, CONNECT_TIMEOUT, reset_on_close},
+        stream::Stream,
     },
 };
 
