@@ -4,6 +4,7 @@
 mod failure;
 mod filter;
 mod http_table;
+mod known;
 mod matching;
 mod parse;
 mod raw;
@@ -194,10 +195,16 @@ impl Route {
         parse::route(RouteKind::Udp, &route.metadata, &route.spec)
     }
 
-    /// Reads an object that the closed types of the API cannot hold, such as one with a filter of a later version: it
-    /// is to be refused in status, not to vanish. Fails only for what is no object of Kubernetes at all.
+    /// Reads an object as it is written. One that the closed types of the API cannot hold, or that has a field which the
+    /// API does not have, is refused in status, not lost. Fails only for what is no object of Kubernetes at all.
     pub fn from_json(kind: RouteKind, object: &serde_json::Value) -> Result<Self, serde_json::Error> {
-        Ok(parse::route(kind, &ObjectMeta::deserialize(&object["metadata"])?, &object["spec"]))
+        let spec = &object["spec"];
+        let mut route = parse::route(kind, &ObjectMeta::deserialize(&object["metadata"])?, spec);
+        if let Some(field) = known::unknown_field(kind, spec) {
+            let message = format!("{field}: the Gateway API has no such field");
+            route.refusals.push(Refusal { reason: "UnsupportedValue", message });
+        }
+        Ok(route)
     }
 
     /// The route's kind.

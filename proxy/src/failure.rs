@@ -16,7 +16,7 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The routing table's own answer: no rule, no valid backend, a refused route.
-    #[error("{0}")]
+    #[error(transparent)]
     Route(#[from] mesh::route::Failure),
     /// The backend has no endpoint that may be dialled.
     #[error("service {0} has no ready endpoint")]

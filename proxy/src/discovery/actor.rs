@@ -145,9 +145,10 @@ impl Actor {
 
     fn look_up(&self, ip: IpAddr, pause: Duration) {
         let (client, found) = (self.client.clone(), self.found.clone());
+        let in_cluster = self.config.in_cluster(ip);
         tokio::spawn(async move {
             sleep(pause).await;
-            let what = look_up(client, ip, HOLD).await;
+            let what = look_up(client, ip, in_cluster, HOLD).await;
             // The receiver is gone only when the program ends.
             let _ = found.send((ip, what)).await;
         });

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, api::ListParams};
 use mesh::names::{ObjectName, ServiceName};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// What a lookup by address came to.
 pub enum Found {
@@ -19,11 +19,29 @@ pub enum Found {
     Error(String),
 }
 
+/// How long an address of the cluster at which there is nothing is asked for again: its pod may be so new that the
+/// control plane hears of it a moment after its peers, and what passes through in that moment passes in plaintext.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// The pause between two questions.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Asks, for at most `limit`.
-pub async fn look_up(client: Client, ip: IpAddr, limit: Duration) -> Found {
-    match timeout(limit, ask(client, ip)).await {
+pub async fn look_up(client: Client, ip: IpAddr, in_cluster: bool, limit: Duration) -> Found {
+    let patience = if in_cluster { PATIENCE } else { Duration::ZERO };
+    match timeout(limit, ask_until_known(client, ip, patience)).await {
         Ok(found) => found.unwrap_or_else(|error| Found::Error(error.to_string())),
         Err(_) => Found::Error("no answer in time".into()),
+    }
+}
+
+async fn ask_until_known(client: Client, ip: IpAddr, patience: Duration) -> Result<Found, kube::Error> {
+    let began = Instant::now();
+    loop {
+        let found = ask(client.clone(), ip).await?;
+        if !matches!(found, Found::Nothing) || began.elapsed() >= patience {
+            return Ok(found);
+        }
+        sleep(AGAIN).await;
     }
 }
 
