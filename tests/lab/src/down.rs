@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::mounts;
-use crate::net::{netns_file, remove_netns};
+use crate::net::clear_netns;
 use crate::paths::Place;
-use crate::process::{self, Ns, Recorded};
+use crate::process::{self, Recorded};
 
 /// Whether the world's supervisor lives.
 pub fn is_up(place: &Place) -> bool {
@@ -29,12 +29,7 @@ pub fn clear(place: &Place) -> Result<bool> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     for name in &names {
-        if let Some(id) = process::ns_id(netns_file(name)) {
-            process::kill_members(Ns::Net, id);
-        }
-    }
-    for name in &names {
-        remove_netns(place, name)?;
+        clear_netns(place, name)?;
     }
     mounts::remove(place)?;
     fs::remove_dir_all(place.dir()).with_context(|| format!("cannot remove {}", place.dir().display()))?;

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Place;
+use crate::process::{Held, Ns};
 
 /// Pods' addresses.
 pub const POD_RANGES: [&str; 2] = ["10.1.0.0/16", "fd00:1::/64"];
@@ -135,15 +136,20 @@ fn make_netns(place: &Place, name: &str) -> Result<()> {
     run(Command::new("ip").args(["netns", "add", name]), "")
 }
 
-/// Removes a network namespace; what is in it must have been killed before.
-pub fn remove_netns(place: &Place, name: &str) -> Result<()> {
+/// Kills what is in a network namespace and removes it, if this world has made it: one that had the name before
+/// is somebody else's.
+pub fn clear_netns(place: &Place, name: &str) -> Result<()> {
+    let record = place.netns_records().join(name);
+    if !record.exists() {
+        return Ok(());
+    }
+    if let Some(held) = Held::open(Ns::Net, netns_file(name)) {
+        held.kill_members();
+    }
     if netns_file(name).exists() {
         run(Command::new("ip").args(["netns", "del", name]), "")?;
     }
-    match fs::remove_file(place.netns_records().join(name)) {
-        Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(why.into()),
-        _ => Ok(()),
-    }
+    fs::remove_file(record).context("cannot write in the world's directory")
 }
 
 /// Runs something in a network namespace: on a thread of its own, which ends with it. A socket keeps its namespace.

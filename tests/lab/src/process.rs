@@ -1,7 +1,7 @@
 //! Processes are known by PID *and* start time: a PID alone may have been given to somebody else since.
 //! Nothing here looks at a process's name.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -77,40 +77,68 @@ pub fn mount_ns(pid: i32) -> Option<NsId> {
     ns_id(Ns::Mount.of(pid))
 }
 
-/// Every process in a namespace, this one left out.
-pub fn members(kind: Ns, id: NsId) -> Vec<Recorded> {
-    let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| u32::try_from(*pid) != Ok(own) && ns_id(kind.of(*pid)) == Some(id))
-        .filter_map(Recorded::of)
-        .collect()
+/// A namespace held open. An inode is given to the next namespace once its own is gone; one that is held stays.
+pub struct Held {
+    kind: Ns,
+    id: NsId,
+    _file: File,
+}
+
+impl Held {
+    /// Holds the namespace behind a file, such as `/run/netns/NAME`.
+    pub fn open(kind: Ns, path: impl AsRef<Path>) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let meta = file.metadata().ok()?;
+        Some(Self { kind, id: (meta.dev(), meta.ino()), _file: file })
+    }
+
+    /// Holds a namespace of a process, which must not have been waited for: its PID would be anybody's.
+    pub fn of(kind: Ns, pid: i32) -> Option<Self> {
+        Self::open(kind, kind.of(pid))
+    }
+
+    /// Its identity, nobody else's while it is held.
+    pub fn id(&self) -> NsId {
+        self.id
+    }
+
+    /// Every process in it, this one left out.
+    fn members(&self) -> Vec<Recorded> {
+        let own = std::process::id();
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| u32::try_from(*pid) != Ok(own))
+            // Recorded before its namespace is looked at: whoever has the PID later has another start time.
+            .filter_map(Recorded::of)
+            .filter(|process| ns_id(self.kind.of(process.pid)) == Some(self.id))
+            .collect()
+    }
+
+    /// Kills every process in it, which must be ours alone; returns how many there were.
+    /// Repeats because a process may fork while we look; gives up after two seconds.
+    pub fn kill_members(&self) -> usize {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut seen = 0;
+        loop {
+            let found = self.members();
+            if found.is_empty() || Instant::now() > deadline {
+                return seen;
+            }
+            seen = seen.max(found.len());
+            for process in found {
+                process.signal(Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 /// The processes that a process has started and not waited for.
 pub fn children(parent: i32) -> Vec<Recorded> {
     let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| Recorded::of(pid.parse().ok()?)).collect()
-}
-
-/// Kills every process in a namespace that is ours alone; returns how many there were.
-/// Repeats because a process may fork while we look; gives up after two seconds.
-pub fn kill_members(kind: Ns, id: NsId) -> usize {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    let mut seen = 0;
-    loop {
-        let found = members(kind, id);
-        if found.is_empty() || Instant::now() > deadline {
-            return seen;
-        }
-        seen = seen.max(found.len());
-        for process in found {
-            process.signal(Signal::SIGKILL);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[cfg(test)]
@@ -123,5 +151,12 @@ mod tests {
         let me = Recorded::of(own).expect("I live");
         assert!(me.alive());
         assert!(!Recorded { start: me.start + 1, ..me }.alive());
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_opened_is_not_held() {
+        assert!(Held::of(Ns::Mount, i32::MAX).is_none());
+        let own = i32::try_from(std::process::id()).expect("a PID fits");
+        assert_eq!(Held::of(Ns::Mount, own).map(|held| held.id()), mount_ns(own));
     }
 }

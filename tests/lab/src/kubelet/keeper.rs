@@ -20,7 +20,7 @@ use super::probes::{Event, Watched};
 use super::state::{Progress, Role};
 use crate::container::Spec;
 use crate::mounts;
-use crate::process::{self, Ns, Recorded};
+use crate::process::{self, Held, Ns, Recorded};
 use crate::protocol::Target;
 use crate::store::now;
 use crate::world::World;
@@ -158,8 +158,9 @@ impl Keeper {
         let (run, world, container) = (self.run.clone(), self.world.clone(), self.container.clone());
         let watched = Watched { world, run, container, target };
         let status = self.follow(child, pid, &watched).await;
+        // By now nobody may be in it: held since its start, it is still this container's and no other's.
         if let Some(space) = space {
-            process::kill_members(Ns::Mount, space);
+            space.kill_members();
         }
         status
     }
@@ -230,11 +231,11 @@ async fn stop_order(orders: &mut watch::Receiver<Order>) -> Instant {
     }
 }
 
-async fn own_mount_ns(pid: i32) -> Option<process::NsId> {
-    let ours = process::ns_id("/proc/self/ns/mnt");
+async fn own_mount_ns(pid: i32) -> Option<Held> {
+    let ours = process::ns_id("/proc/self/ns/mnt")?;
     for _ in 0..5_000 {
-        match process::mount_ns(pid) {
-            found if found == ours => sleep(Duration::from_millis(1)).await,
+        match Held::of(Ns::Mount, pid) {
+            Some(found) if found.id() == ours => sleep(Duration::from_millis(1)).await,
             found => return found,
         }
     }

@@ -21,7 +21,6 @@ use crate::container::Spec;
 use crate::env::Data;
 use crate::hosts::{GAI_CONF, resolv_conf};
 use crate::net::{self, Addresses, netns_file};
-use crate::process::{self, Ns};
 use crate::protocol::PodName;
 use crate::store::{new_uid, now, unix_now};
 use crate::tokens::Subject;
@@ -183,10 +182,7 @@ async fn end_containers(world: &Rc<World>, run: &Rc<PodRun>) {
 
 /// Removes the pod's namespace, directory and object.
 fn remove(world: &Rc<World>, run: &Rc<PodRun>) {
-    if let Some(id) = process::ns_id(netns_file(&run.netns)) {
-        process::kill_members(Ns::Net, id);
-    }
-    if let Err(why) = net::remove_netns(&world.place, &run.netns) {
+    if let Err(why) = net::clear_netns(&world.place, &run.netns) {
         eprintln!("{}: {why:#}", run.name);
     }
     let _ = fs::remove_dir_all(world.place.pod(&run.uid));
