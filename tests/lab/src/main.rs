@@ -69,7 +69,10 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Wait { kind, name, timeout } => {
             let done = ask(Request::Wait { key: key(&kind, &name)?, timeout })?;
-            print(&format!("{} proxies hold it\n", done["proxies"]))
+            print(&match done["proxies"].as_u64() {
+                Some(1) => "1 proxy holds it\n".to_owned(),
+                count => format!("{} proxies hold it\n", count.unwrap_or_default()),
+            })
         }
         Command::Exec { stdin, pod, container, command } => {
             client::exec(&place, &pod, container, stdin, &command)

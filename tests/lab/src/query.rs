@@ -156,6 +156,9 @@ async fn read(world: &World, key: &Key) -> Result<Option<Value>> {
 pub async fn wait(world: &Rc<World>, key: &Key, seconds: u64) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     world.settled().await;
+    if !exists(world, key) {
+        bail!("there is no {key}, so no proxy can come to hold it: apply it first");
+    }
     loop {
         let why = match holders(world, key).await {
             Ok((count, None)) => return Ok(json!({"proxies": count})),
@@ -167,6 +170,12 @@ pub async fn wait(world: &Rc<World>, key: &Key, seconds: u64) -> Result<Value> {
         }
         sleep(GLANCE).await;
     }
+}
+
+/// A pod that is not admitted yet is no object, but will be.
+fn exists(world: &World, key: &Key) -> bool {
+    let pod = PodName { namespace: key.namespace.clone(), name: key.name.clone() };
+    world.store.borrow().get(key).is_some() || (key.kind == "Pod" && world.pod(&pod).is_ok())
 }
 
 /// How many proxies hold the present version, and who does not.
