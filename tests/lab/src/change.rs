@@ -1,14 +1,12 @@
 //! Commands that change a world: what is new is checked as a whole, then written, then waited for.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::join_all;
-use futures::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -17,6 +15,7 @@ use crate::inject;
 use crate::kubelet::{self, PodRun};
 use crate::manifest::{KINDS, Key, Manifest, parse};
 use crate::protocol::{PodName, Source};
+use crate::ready::await_pods;
 use crate::services;
 use crate::store::desired;
 use crate::supervisor::Say;
@@ -26,10 +25,6 @@ use crate::world::World;
 
 /// Between two looks at the control plane.
 const GLANCE: Duration = Duration::from_millis(5);
-/// After so long without news the user is told what is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How much of a log explains a failure.
-const TAIL_LINES: usize = 12;
 
 /// Fills a new world.
 pub async fn up(world: &Rc<World>, sources: &[Source], seconds: u64, say: &Say) -> Result<Value> {
@@ -227,7 +222,7 @@ fn meshed(world: &World, pod: &Value) -> bool {
     inject::wanted(namespace, namespace_labels.as_ref(), labels(pod).as_ref())
 }
 
-/// A new pod is created, one with another spec is replaced, one with other labels or annotations is changed in place.
+/// A new pod is created, one with another spec or that was refused is replaced, one with other labels or annotations is changed in place.
 async fn change_pod(world: &Rc<World>, manifest: Value, say: &Say) -> Result<Option<Rc<PodRun>>> {
     let key = Key::of(&manifest);
     let name = PodName { namespace: key.namespace.clone(), name: key.name.clone() };
@@ -236,6 +231,11 @@ async fn change_pod(world: &Rc<World>, manifest: Value, say: &Say) -> Result<Opt
         return kubelet::create(world, manifest).map(Some);
     };
     let before = run.manifest.borrow().clone();
+    if run.state.borrow().refused {
+        // In Kubernetes there would be no such pod: it is made anew, and what refused it is asked again.
+        say.line(&format!("{key}: it was refused before: trying again"));
+        return replace(world, &run, manifest, say).await.map(Some);
+    }
     if before["spec"] != manifest["spec"] {
         say.line(&format!("{key}: its spec changed: replacing it"));
         return replace(world, &run, manifest, say).await.map(Some);
@@ -254,52 +254,4 @@ async fn replace(world: &Rc<World>, run: &Rc<PodRun>, manifest: Value, say: &Say
     say.line(&format!("pod {}: ending", run.name));
     run.until(|state| state.gone).await;
     kubelet::create(world, manifest)
-}
-
-/// Waits until all pods are ready or have succeeded; says each, and at the deadline what is wrong with the others.
-async fn await_pods(world: &World, runs: &[Rc<PodRun>], deadline: Instant, say: &Say) -> Result<()> {
-    let mut waiting: FuturesUnordered<_> = runs
-        .iter()
-        .map(|run| async move {
-            run.until(|state| state.settled().is_some()).await;
-            run
-        })
-        .collect();
-    while Instant::now() < deadline {
-        match timeout_at(deadline.min(Instant::now() + PATIENCE), waiting.next()).await {
-            Err(_) => tell_who_is_late(runs, say),
-            Ok(Some(run)) if run.state.borrow().settled() == Some(true) => {
-                let how = if run.state.borrow().phase() == "Running" { "ready" } else { "succeeded" };
-                say.line(&format!("pod {}: {how} after {:.1} s", run.name, run.born.elapsed().as_secs_f64()));
-            }
-            Ok(_) => break,
-        }
-    }
-    drop(waiting);
-    let bad: Vec<_> = runs.iter().filter(|run| run.state.borrow().settled() != Some(true)).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let texts: Vec<_> = bad.iter().map(|run| explain(world, run)).collect();
-    bail!("{} of {} pods are not ready:\n{}", bad.len(), runs.len(), texts.join("\n"))
-}
-
-fn tell_who_is_late(runs: &[Rc<PodRun>], say: &Say) {
-    for run in runs.iter().filter(|run| run.state.borrow().settled().is_none()) {
-        say.line(&format!("pod {}: still waiting: {}", run.name, run.state.borrow().why()));
-    }
-}
-
-fn explain(world: &World, run: &PodRun) -> String {
-    let state = run.state.borrow();
-    let mut text = format!("  pod {}: {}", run.name, state.why());
-    let Some(container) = state.suspect() else { return text };
-    let log = world.place.container_log(&run.name.namespace, &run.name.name, container);
-    let log = fs::read(log).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
-    let lines: Vec<_> = log.lines().collect();
-    for line in lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)) {
-        text.push_str(&format!("\n    {container} | {line}"));
-    }
-    text
 }

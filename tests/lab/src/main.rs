@@ -20,6 +20,7 @@ mod paths;
 mod process;
 mod protocol;
 mod query;
+mod ready;
 mod requests;
 mod schema;
 mod services;
