@@ -281,7 +281,8 @@ fn spec(world: &World) -> Result<Spec> {
         user: User::default(),
         capabilities: Vec::new(),
         no_new_privileges: true,
-        env: BTreeMap::from([("PATH".to_owned(), path)]),
+        // Its log is a file: no colours (https://no-color.org).
+        env: BTreeMap::from([("PATH".to_owned(), path), ("NO_COLOR".to_owned(), "1".to_owned())]),
         command: command(world),
     })
 }
