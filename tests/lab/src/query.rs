@@ -117,9 +117,10 @@ fn chosen(run: &PodRun, named: Option<&str>) -> Result<String> {
     let meant = annotations.and_then(|a| a.get(DEFAULT_CONTAINER)).cloned().or(first);
     let name = named.map(str::to_owned).or(meant).context("the pod has no container")?;
     let known: Vec<_> = run.state.borrow().containers.iter().map(|c| c.name.clone()).collect();
-    match known.contains(&name) {
-        true => Ok(name),
-        false => bail!("pod {} has no container {name}; it has {}", run.name, known.join(", ")),
+    match (known.contains(&name), known.is_empty()) {
+        (true, _) => Ok(name),
+        (false, true) => bail!("pod {} has no containers running: {}", run.name, run.state.borrow().why()),
+        (false, false) => bail!("pod {} has no container {name}; it has {}", run.name, known.join(", ")),
     }
 }
 
