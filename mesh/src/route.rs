@@ -20,10 +20,6 @@ pub use split::{Split, TcpTable, WeightedBackend};
 pub use table::{AppProtocol, BackendIx, BackendKey, Governing, PortTable, ServiceTable};
 
 use crate::names::{ObjectName, ServiceName};
-use gateway_api::experimental::{
-    grpcroutes::GrpcRoute, httproutes::HttpRoute, tcproutes::TcpRoute, tlsroutes::TlsRoute,
-    udproutes::UdpRoute,
-};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -170,31 +166,6 @@ impl BackendRef {
 }
 
 impl Route {
-    /// Reads an HTTPRoute.
-    pub fn from_http(route: &HttpRoute) -> Self {
-        parse::route(RouteKind::Http, &route.metadata, &route.spec)
-    }
-
-    /// Reads a GRPCRoute.
-    pub fn from_grpc(route: &GrpcRoute) -> Self {
-        parse::route(RouteKind::Grpc, &route.metadata, &route.spec)
-    }
-
-    /// Reads a TCPRoute.
-    pub fn from_tcp(route: &TcpRoute) -> Self {
-        parse::route(RouteKind::Tcp, &route.metadata, &route.spec)
-    }
-
-    /// Reads a TLSRoute.
-    pub fn from_tls(route: &TlsRoute) -> Self {
-        parse::route(RouteKind::Tls, &route.metadata, &route.spec)
-    }
-
-    /// Reads a UDPRoute.
-    pub fn from_udp(route: &UdpRoute) -> Self {
-        parse::route(RouteKind::Udp, &route.metadata, &route.spec)
-    }
-
     /// Reads an object as it is written. One that the closed types of the API cannot hold, or that has a field which the
     /// API does not have, is refused in status, not lost. Fails only for what is no object of Kubernetes at all.
     pub fn from_json(kind: RouteKind, object: &serde_json::Value) -> Result<Self, serde_json::Error> {

@@ -2,7 +2,7 @@
 
 use crate::names::{ObjectName, ServiceName};
 use crate::resolve::{View, service_name, service_table};
-use crate::route::{HttpTable, RequestHead, Route, ServiceTable};
+use crate::route::{HttpTable, RequestHead, Route, RouteKind, ServiceTable};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use k8s_openapi::api::core::v1::Service;
 use serde::Deserialize;
@@ -33,11 +33,11 @@ impl World {
                 let service: Service = read(object);
                 self.services.insert(service_name(&service), service);
             }
-            "HTTPRoute" => self.routes.push(Route::from_http(&read(object))),
-            "GRPCRoute" => self.routes.push(Route::from_grpc(&read(object))),
-            "TCPRoute" => self.routes.push(Route::from_tcp(&read(object))),
-            "TLSRoute" => self.routes.push(Route::from_tls(&read(object))),
-            "UDPRoute" => self.routes.push(Route::from_udp(&read(object))),
+            "HTTPRoute" => self.routes.push(route(RouteKind::Http, object)),
+            "GRPCRoute" => self.routes.push(route(RouteKind::Grpc, object)),
+            "TCPRoute" => self.routes.push(route(RouteKind::Tcp, object)),
+            "TLSRoute" => self.routes.push(route(RouteKind::Tls, object)),
+            "UDPRoute" => self.routes.push(route(RouteKind::Udp, object)),
             other => panic!("{other}"),
         }
     }
@@ -52,6 +52,11 @@ impl World {
     pub(crate) fn route(&self, name: &str) -> &Route {
         self.routes.iter().find(|route| route.name().to_string() == name).unwrap()
     }
+}
+
+/// A route as both programs read it.
+fn route(kind: RouteKind, object: Value) -> Route {
+    Route::from_json(kind, &read(object)).unwrap()
 }
 
 impl View for World {

@@ -8,7 +8,7 @@ use super::raw::{RawBackendRef, RawRule, RawSpec};
 use super::{BackendRef, HttpMatch, ParentRef, PathMatch, PathModifier, Refusal, Route, RouteKind, Rule};
 use crate::names::ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const MAX_WEIGHT: i64 = 1_000_000;
 const MAX_EXPRESSIONS: usize = 128;
 
 /// Reads a route of any kind.
-pub(super) fn route(kind: RouteKind, meta: &ObjectMeta, spec: &impl Serialize) -> Route {
+pub(super) fn route(kind: RouteKind, meta: &ObjectMeta, spec: &Value) -> Route {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let name = ObjectName::new(&text(&meta.namespace), &text(&meta.name));
     let mut reader = Reader { kind, name, refusals: Vec::new(), expressions: 0 };
@@ -61,11 +61,10 @@ impl Reader {
     }
 
     /// Of what cannot be read the parents are kept: a refused route claims its ports.
-    fn spec(&mut self, spec: &impl Serialize) -> RawSpec {
-        let value = serde_json::to_value(spec).unwrap_or_default();
-        let read = RawSpec::deserialize(&value).map_err(|error| error.to_string());
+    fn spec(&mut self, spec: &Value) -> RawSpec {
+        let read = RawSpec::deserialize(spec).map_err(|error| error.to_string());
         self.accept("spec", read)
-            .unwrap_or_else(|| RawSpec { parent_refs: readable(&value["parentRefs"]), ..RawSpec::default() })
+            .unwrap_or_else(|| RawSpec { parent_refs: readable(&spec["parentRefs"]), ..RawSpec::default() })
     }
 
     fn check_kind(&mut self, rules: usize) {
