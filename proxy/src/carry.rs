@@ -1,7 +1,5 @@
 //! A connection that is carried as bytes, from its beginning to its account.
 
-use std::io;
-
 use tracing::debug;
 
 use crate::{
@@ -21,11 +19,7 @@ pub async fn carry<S: Stream>(
     let (sent, received) = carried.as_ref().map_or((0, 0), |carried| (carried.sent, carried.received));
     metrics.tcp_closed(labels, sent, received);
     if let Err(error) = carried {
-        note_end(&error);
+        // A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.
+        debug!(%error, "a connection broke");
     }
-}
-
-/// A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.
-fn note_end(error: &io::Error) {
-    debug!(%error, "a connection broke");
 }
