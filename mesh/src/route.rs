@@ -11,7 +11,7 @@ mod raw;
 mod split;
 mod table;
 
-pub use failure::Failure;
+pub use failure::{Failure, GrpcStatus};
 pub use filter::{Filters, HeaderModifier, PathModifier, Redirect, Scheme, UrlRewrite};
 pub(crate) use http_table::HttpTableBuilder;
 pub use http_table::{Action, HttpRule, HttpTable};

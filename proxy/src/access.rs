@@ -11,7 +11,7 @@ use crate::{
     body::Body,
     config::AccessLog,
     failure::Failure,
-    http::respond,
+    http::respond::{self, Answer, Manner},
     metrics::{Direction, Metrics, RequestLabels, Security},
     proxy::Proxy,
     upstream::Endpoint,
@@ -77,13 +77,16 @@ impl Access {
     }
 
     /// The response, or the proxy's own answer in its place. What was noted goes with its body.
-    pub fn close(mut self: Box<Self>, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
-        let response = outcome.unwrap_or_else(|failure| {
-            self.failed(&failure);
-            respond::failure(&failure)
-        });
+    pub fn close(mut self: Box<Self>, outcome: Result<Response<Body>, Failure>, manner: Manner) -> Answer {
+        let response = match outcome {
+            Ok(response) => response,
+            Err(failure) => {
+                self.failed(&failure);
+                respond::failure(&failure, manner)?
+            }
+        };
         self.labels.http_response_status_code = response.status().as_u16();
-        response.map(|body| body.accounted(self))
+        Ok(response.map(|body| body.accounted(self)))
     }
 
     /// The route that matched.

@@ -3,12 +3,17 @@
 //! A response's body holds what must last until the very end of the body, not only its head: the exchange with the
 //! endpoint (connection, stream, load) and the request's account (room, duration).
 
+mod replay;
+
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+
+pub use replay::Remembered;
+use replay::Replay;
 
 use crate::{access::Access, http::form::strip_mesh_headers, upstream::Exchange};
 
@@ -26,6 +31,7 @@ enum From {
     Nothing,
     Ourselves(Bytes),
     Other(Incoming),
+    Again(Replay),
 }
 
 impl Body {
@@ -42,6 +48,25 @@ impl Body {
     /// What the client sends.
     pub fn passing(body: Incoming) -> Self {
         Self { from: From::Other(body), ..Self::default() }
+    }
+
+    /// The same body, which remembers how it began if there is anything to remember.
+    pub fn remember(self) -> (Self, Option<Remembered>) {
+        match self.from {
+            From::Other(body) if !body.is_end_stream() => Self::again(Replay::new(body)),
+            From::Again(replay) => Self::again(replay),
+            from @ (From::Nothing | From::Ourselves(_) | From::Other(_)) => (Self { from, ..self }, None),
+        }
+    }
+
+    fn again(replay: Replay) -> (Self, Option<Remembered>) {
+        let remembered = replay.remembered();
+        (Self::repeated(replay), Some(remembered))
+    }
+
+    /// A remembered body, from its beginning.
+    pub fn repeated(replay: Replay) -> Self {
+        Self { from: From::Again(replay), ..Self::default() }
     }
 
     /// What an endpoint answers. The exchange is given back at the body's end.
@@ -87,6 +112,7 @@ impl HttpBody for Body {
                 Some(Ok(Frame::data(bytes)))
             }
             From::Other(body) => ready!(Pin::new(body).poll_frame(cx)),
+            From::Again(replay) => ready!(replay.poll_frame(cx)),
         };
         match &mut frame {
             None => {
@@ -112,6 +138,7 @@ impl HttpBody for Body {
             From::Nothing => true,
             From::Ourselves(bytes) => bytes.is_empty(),
             From::Other(body) => body.is_end_stream(),
+            From::Again(replay) => replay.is_end_stream(),
         }
     }
 
@@ -120,6 +147,7 @@ impl HttpBody for Body {
             From::Nothing => SizeHint::with_exact(0),
             From::Ourselves(bytes) => SizeHint::with_exact(bytes.len() as u64),
             From::Other(body) => body.size_hint(),
+            From::Again(replay) => replay.size_hint(),
         }
     }
 }

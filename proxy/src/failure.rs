@@ -8,9 +8,13 @@ use hyper::{
     StatusCode,
     header::{HeaderName, HeaderValue},
 };
+use mesh::route::GrpcStatus;
 
 /// The response header of RFC 9209.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// The reason of what is shed.
+const OVERLOADED: &str = "connection_limit_reached";
 
 /// A failure that the mesh answers by itself.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +37,15 @@ pub enum Failure {
     /// The connection to the endpoint ended before a whole response came.
     #[error("the endpoint ended the exchange early")]
     Exchange(#[source] hyper::Error),
+    /// The endpoint reset the request's stream. A client that speaks HTTP/2 gets the same reset.
+    #[error("the endpoint reset the stream: {0}")]
+    Reset(h2::Reason),
     /// The request is one that no proxy may pass on.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// The request has more headers than any server takes.
+    #[error("more than {0} headers")]
+    TooManyHeaders(usize),
     /// The proxy carries as much as it is allowed to.
     #[error("too many requests in flight")]
     Overloaded,
@@ -62,6 +72,12 @@ pub enum ConnectError {
     /// The endpoint is meshed, but who it should be cannot be told.
     #[error("nobody can say who should answer there")]
     Unnameable,
+    /// The endpoint said that it did not process the request (RFC 9113 section 8.7).
+    #[error("the endpoint did not take the request")]
+    NotTaken(#[source] hyper::Error),
+    /// The endpoint's proxy could not hand the request to its application.
+    #[error("its proxy says: {0}")]
+    AtPeer(&'static str),
     /// Another request's attempt, which this one waited for, failed.
     #[error("{why}")]
     Shared {
@@ -78,9 +94,28 @@ impl Failure {
         match self {
             Self::Route(failure) => failure.status(),
             Self::NoEndpoint(_) | Self::Overloaded | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Exchange(_) => StatusCode::BAD_GATEWAY,
+            Self::Exchange(_) | Self::Reset(_) => StatusCode::BAD_GATEWAY,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::TooManyHeaders(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
+    }
+
+    /// The status of the gRPC answer that tells the client.
+    pub fn grpc_status(&self) -> GrpcStatus {
+        match self {
+            Self::Route(failure) => failure.grpc_status(),
+            Self::BadRequest(_) | Self::TooManyHeaders(_) => GrpcStatus::Internal,
+            Self::NoEndpoint(_)
+            | Self::Overloaded
+            | Self::Connect { .. }
+            | Self::Exchange(_)
+            | Self::Reset(_) => GrpcStatus::Unavailable,
+        }
+    }
+
+    /// Whether no server has got the request: somebody else may still answer it.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::NoEndpoint(_) | Self::Overloaded)
     }
 
     /// A short token, the same in `Proxy-Status`, logs and metrics (RFC 9209 section 2.3 where it has one).
@@ -90,8 +125,9 @@ impl Failure {
             Self::NoEndpoint(_) => "destination_unavailable",
             Self::Connect { source, .. } => source.reason(),
             Self::Exchange(_) => "connection_terminated",
-            Self::BadRequest(_) => "http_request_error",
-            Self::Overloaded => "connection_limit_reached",
+            Self::Reset(_) => "stream_reset",
+            Self::BadRequest(_) | Self::TooManyHeaders(_) => "http_request_error",
+            Self::Overloaded => OVERLOADED,
         }
     }
 
@@ -116,6 +152,16 @@ impl Failure {
 }
 
 impl ConnectError {
+    /// What [`ConnectError::reason`] can say of an application that did not get a request.
+    pub const REASONS: [&'static str; 6] = [
+        "connection_refused",
+        "destination_ip_unroutable",
+        "connection_timeout",
+        "connection_terminated",
+        "destination_unavailable",
+        OVERLOADED,
+    ];
+
     /// A short token, as [`Failure::reason`].
     pub fn reason(&self) -> &'static str {
         match self {
@@ -124,6 +170,8 @@ impl ConnectError {
             Self::Timeout(_) => "connection_timeout",
             Self::Tls(_) => "tls_certificate_error",
             Self::Http(_) => "connection_terminated",
+            Self::NotTaken(_) => "destination_unavailable",
+            Self::AtPeer(reason) => reason,
             Self::NoCertificate | Self::Unnameable => "proxy_configuration_error",
             Self::Shared { reason, .. } => reason,
         }

@@ -3,6 +3,17 @@
 use http::StatusCode;
 use std::fmt;
 
+/// The statuses of gRPC that the mesh answers with ("Status codes and their use in gRPC").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GrpcStatus {
+    /// The method is not implemented, or nobody offers it.
+    Unimplemented = 12,
+    /// The request is broken; also what clients make of the HTTP status 400.
+    Internal = 13,
+    /// Nobody serves it now; the client may try again.
+    Unavailable = 14,
+}
+
 /// Why a request or connection gets no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
@@ -28,6 +39,16 @@ impl Failure {
             Self::NoValidBackend | Self::RouteRefused => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::SuspiciousPath | Self::UnusableRequest => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The status of the gRPC answer that says so. "If a GRPCBackendRef is invalid, `UNAVAILABLE` statuses MUST be
+    /// returned" (GRPCRouteRule); what no rule matches is a method that nobody implements.
+    pub fn grpc_status(self) -> GrpcStatus {
+        match self {
+            Self::NoRuleMatched => GrpcStatus::Unimplemented,
+            Self::NoValidBackend | Self::RouteRefused | Self::NoEndpoint => GrpcStatus::Unavailable,
+            Self::SuspiciousPath | Self::UnusableRequest => GrpcStatus::Internal,
         }
     }
 

@@ -17,7 +17,7 @@ use mesh::{
     names::ServiceName,
     pod::PodFacts,
     resolve::{self, View},
-    route::{BackendKey, RouteKind},
+    route::{AppProtocol, BackendKey, RouteKind},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -237,7 +237,8 @@ impl Actor {
         let addresses = Addresses::of(service, &self.config);
         let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
         let backends = routes.backends.iter().map(|key| self.backend(key)).collect();
-        self.publish_table(name, Table { routes, backends }, addresses);
+        let declared = routes.backends.iter().map(|key| self.declared(key)).collect();
+        self.publish_table(name, Table { routes, backends, declared }, addresses);
     }
 
     /// The Service, and the routes of producers and of this consumer.
@@ -283,6 +284,10 @@ impl Actor {
         let key = WatchKey::PodsOf(service.clone());
         let pods = self.store.pods(&key).filter(|pod| !pod.finished);
         pods.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod))).collect()
+    }
+
+    fn declared(&self, key: &BackendKey) -> Option<AppProtocol> {
+        resolve::declared_protocol(self.store.service(&key.service)?, key.port)
     }
 
     /// A backend with its present endpoints; the same object as before, so that running requests stay counted.

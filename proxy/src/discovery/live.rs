@@ -11,7 +11,11 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
-use mesh::{names::ServiceName, pod::PodFacts, route::ServiceTable};
+use mesh::{
+    names::ServiceName,
+    pod::PodFacts,
+    route::{AppProtocol, ServiceTable},
+};
 use tokio::time::Instant;
 
 use crate::upstream::{Backend, Endpoint, Registry};
@@ -28,13 +32,15 @@ pub struct Table {
     pub routes: ServiceTable,
     /// One for each of `routes.backends`, in its order.
     pub backends: Vec<Arc<Backend>>,
+    /// What the Service of each says is spoken there, in the same order.
+    pub declared: Vec<Option<AppProtocol>>,
 }
 
 impl Table {
     /// The table of a Service that is gone: nothing goes anywhere.
     pub fn empty(service: &ServiceName) -> Self {
         let routes = ServiceTable { service: service.clone(), ports: BTreeMap::new(), backends: Vec::new() };
-        Self { routes, backends: Vec::new() }
+        Self { routes, backends: Vec::new(), declared: Vec::new() }
     }
 }
 

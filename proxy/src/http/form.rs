@@ -14,10 +14,15 @@ use hyper::{
 };
 
 use super::HttpVersion;
-use crate::body::Body;
+use crate::{
+    body::Body,
+    failure::{ConnectError, Failure},
+};
 
 /// Says over mTLS that the server speaks HTTP/2, because its client does; never leaves the mesh.
 const SERVER_HTTP: HeaderName = HeaderName::from_static("heddle-server-http");
+/// Says over mTLS that the application did not get the request, and why; never leaves the mesh.
+const UNSENT: HeaderName = HeaderName::from_static("heddle-unsent");
 /// Who the caller is, as the connection proved; the form is Envoy's, which applications know.
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -25,8 +30,22 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// What is wrong with a request that no proxy may pass on (RFC 9112 sections 3.2 and 6.3).
-pub fn objection(request: &Request<impl Sized>) -> Option<&'static str> {
+/// The most headers that a request may have, as HTTP/1 servers commonly bound them.
+const HEADERS_MAX: usize = 100;
+
+/// What is wrong with a request that no proxy may pass on, whatever it asks.
+///
+/// # Errors
+/// When it has too many headers, or several meanings.
+pub fn check(request: &Request<impl Sized>) -> Result<(), Failure> {
+    if request.headers().len() > HEADERS_MAX {
+        return Err(Failure::TooManyHeaders(HEADERS_MAX));
+    }
+    objection(request).map_or(Ok(()), |objection| Err(Failure::BadRequest(objection)))
+}
+
+/// What is ambiguous in a request may pass on (RFC 9112 sections 3.2 and 6.3).
+fn objection(request: &Request<impl Sized>) -> Option<&'static str> {
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();
     let (host, more) = (hosts.next(), hosts.next().is_some());
@@ -73,6 +92,18 @@ pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr, version: HttpVers
 /// What [`for_peer`] asked of us; read before the mesh's headers are taken off.
 pub fn server_version(headers: &HeaderMap) -> HttpVersion {
     if headers.contains_key(SERVER_HTTP) { HttpVersion::Http2 } else { HttpVersion::Http1 }
+}
+
+/// Tells a peer's proxy that our application did not get its request, so that it may go to another endpoint.
+pub fn mark_unsent(response: &mut Response<Body>, reason: &'static str) {
+    response.headers_mut().insert(UNSENT, HeaderValue::from_static(reason));
+}
+
+/// What [`mark_unsent`] told; read before the mesh's headers are taken off.
+pub fn unsent<B>(response: &Response<B>) -> Option<&'static str> {
+    let told = response.headers().get(UNSENT)?;
+    let known = ConnectError::REASONS.into_iter().find(|reason| told == reason);
+    Some(known.unwrap_or("destination_unavailable"))
 }
 
 /// HTTP/2. A request without a host gets the address that it goes to.

@@ -1,9 +1,9 @@
 //! HTTP servers for captured connections, with every limit set.
 
-use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use hyper::{
-    Request, Response,
+    Request,
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
@@ -12,8 +12,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use super::HttpVersion;
-use crate::{body::Body, drain::Draining};
+use super::{HttpVersion, respond::Answer};
+use crate::drain::Draining;
 
 /// A request's head, decoded, at most.
 const HEAD_MAX: usize = 64 * 1024;
@@ -74,7 +74,7 @@ pub async fn serve<I, F, Fut>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send,
-    Fut: Future<Output = Response<Body>> + Send + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
 {
     let ended = match version {
         HttpVersion::Http1 => http1(io, limits, draining, handle).await,
@@ -89,12 +89,9 @@ async fn http1<I, F, Fut>(io: I, limits: Limits, draining: Draining, handle: F) 
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send,
-    Fut: Future<Output = Response<Body>> + Send,
+    Fut: Future<Output = Answer> + Send,
 {
-    let service = service_fn(|request| {
-        let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(handle);
     // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
     // `pipeline_flush` stays off: with it a slow reader's whole response would be buffered.
     let connection = http1::Builder::new()
@@ -124,12 +121,9 @@ async fn http2<I, F, Fut>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send,
-    Fut: Future<Output = Response<Body>> + Send + 'static,
+    Fut: Future<Output = Answer> + Send + 'static,
 {
-    let service = service_fn(|request| {
-        let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(handle);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     if limits.switches {
         builder.enable_connect_protocol();

@@ -11,7 +11,8 @@ use crate::{
     failure::Failure,
     http::{
         HttpVersion,
-        form::{self, CLIENT_CERT, is_h2c, objection, server_version},
+        form::{self, CLIENT_CERT, is_h2c, server_version},
+        respond::{Answer, Manner},
         serve::{self, Limits},
         upgrade,
     },
@@ -88,11 +89,17 @@ impl Context {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let manner = Manner::of(&request);
         let mut access = Access::begin(Direction::Inbound, &self.proxy, &request, self.server);
         access.security(if self.client_cert.is_some() { Security::Mtls } else { Security::None });
         let outcome = self.try_answer(request, &access).await;
-        access.close(outcome)
+        let unsent = outcome.as_ref().err().filter(|failure| failure.is_unsent()).map(Failure::reason);
+        let mut answer = access.close(outcome, manner);
+        if let (Ok(response), Some(reason), Speaks::AsTheProxySays) = (&mut answer, unsent, &self.speaks) {
+            form::mark_unsent(response, reason);
+        }
+        answer
     }
 
     async fn try_answer(
@@ -101,9 +108,7 @@ impl Context {
         access: &Access,
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
-        if let Some(objection) = objection(&request) {
-            return Err(Failure::BadRequest(objection));
-        }
+        form::check(&request)?;
         let mut request = request.map(Body::passing);
         let client = hyper::upgrade::on(&mut request);
         // What the peer's proxy says is read before everything of its kind is taken off.
@@ -152,6 +157,7 @@ impl Context {
     fn failure(&self, error: SendError) -> Failure {
         match error {
             SendError::NotSent(source, _) => Failure::Connect { endpoint: self.application.addr, source },
+            SendError::Reset(reason) => Failure::Reset(reason),
             SendError::Broken(error) => Failure::Exchange(error),
         }
     }

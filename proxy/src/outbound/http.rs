@@ -13,7 +13,7 @@ use hyper::{
 };
 use mesh::{
     http::{Decision, decide, suspicious_path},
-    route::{Filters, Governing, RequestHead, UrlRewrite},
+    route::{AppProtocol, Filters, Governing, RequestHead, UrlRewrite},
 };
 
 use super::{Target, tcp::TRIES};
@@ -23,9 +23,8 @@ use crate::{
     discovery::Table,
     failure::Failure,
     http::{
-        HttpVersion,
-        form::{self, objection},
-        respond,
+        HttpVersion, form,
+        respond::{self, Answer, Manner},
         serve::{self, Limits},
         upgrade,
     },
@@ -56,13 +55,15 @@ struct Context {
     proxy: Arc<Proxy>,
     target: Target,
     destination: SocketAddr,
-    /// What the client speaks, and so its server: neither is made to learn the other version.
+    /// What the client speaks, and so its server, unless the server's Service says that it speaks HTTP/2.
     version: HttpVersion,
 }
 
 /// What the routes make of a request: where it goes, and what changes on the way.
 struct Plan {
     to: Hop,
+    /// What the Service says that its servers speak.
+    declared: Option<AppProtocol>,
     /// Kept for the filters that still apply to the response: the rule's, then the backendRef's.
     response_headers: Vec<mesh::route::HeaderModifier>,
 }
@@ -79,10 +80,11 @@ enum Next {
 }
 
 impl Context {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let manner = Manner::of(&request);
         let mut access = Access::begin(Direction::Outbound, &self.proxy, &request, self.destination);
         let outcome = self.try_answer(request, &mut access).await;
-        access.close(outcome)
+        access.close(outcome, manner)
     }
 
     async fn try_answer(
@@ -91,9 +93,7 @@ impl Context {
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
-        if let Some(objection) = objection(&request) {
-            return Err(Failure::BadRequest(objection));
-        }
+        form::check(&request)?;
         if *request.method() == Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
@@ -103,9 +103,9 @@ impl Context {
             Next::Respond(response) => Ok(response),
             Next::Forward(plan) => {
                 let mut response = match upgrade {
-                    None => self.forward(request, None, &plan.to, access).await?,
+                    None => self.forward(request, None, &plan, access).await?,
                     // Boxed: the few that switch must not size every request's future.
-                    Some(protocol) => Box::pin(self.switch(request, &protocol, &plan.to, access)).await?,
+                    Some(protocol) => Box::pin(self.switch(request, &protocol, &plan, access)).await?,
                 };
                 plan.response_headers.iter().for_each(|modifier| modifier.apply(response.headers_mut()));
                 Ok(response)
@@ -117,7 +117,7 @@ impl Context {
     fn plan(&self, request: &mut Request<Body>, access: &mut Access) -> Result<Next, Failure> {
         let (service, port) = match &self.target {
             Target::Pod(endpoint) => {
-                return Ok(Next::Forward(Plan::plain(Hop::Endpoint(Arc::clone(endpoint)))));
+                return Ok(Next::Forward(Plan::endpoint(endpoint)));
             }
             Target::Service(service, port) => (service, port),
         };
@@ -133,11 +133,7 @@ impl Context {
             Governing::Default
             | Governing::Refused { .. }
             | Governing::Tcp { .. }
-            | Governing::Tls { .. } => {
-                let backend = backend(&table, port.default)?;
-                access.backend(&backend.key);
-                Ok(Next::Forward(Plan::plain(Hop::Backend(backend))))
-            }
+            | Governing::Tls { .. } => Ok(Next::Forward(Plan::backend(&table, port.default, access)?)),
         }
     }
 
@@ -146,11 +142,11 @@ impl Context {
         &self,
         mut request: Request<Body>,
         protocol: &HeaderValue,
-        to: &Hop,
+        plan: &Plan,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         let client = hyper::upgrade::on(&mut request);
-        let response = self.forward(request, Some(protocol), to, access).await?;
+        let response = self.forward(request, Some(protocol), plan, access).await?;
         Ok(upgrade::join(client, response))
     }
 
@@ -159,19 +155,21 @@ impl Context {
         &self,
         mut request: Request<Body>,
         upgrade: Option<&HeaderValue>,
-        to: &Hop,
+        plan: &Plan,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
+        let version = plan.version(self.version);
         let mut tried = Tried::default();
         let mut last = None;
-        while let Some(endpoint) = to.pick(self.destination.ip(), &tried) {
+        while let Some(endpoint) = plan.to.pick(self.destination.ip(), &tried) {
             access.endpoint(&endpoint);
             let sent = match upgrade {
                 Some(protocol) => endpoint.switch(request, protocol).await,
-                None => endpoint.send(request, self.version).await,
+                None => endpoint.send(request, version).await,
             };
             match sent {
                 Ok(response) => return Ok(response),
+                Err(SendError::Reset(reason)) => return Err(Failure::Reset(reason)),
                 Err(SendError::Broken(error)) => return Err(Failure::Exchange(error)),
                 Err(SendError::NotSent(source, unsent)) => {
                     last = Some(Failure::Connect { endpoint: endpoint.addr, source });
@@ -180,7 +178,7 @@ impl Context {
             }
             tried.push(endpoint.addr);
         }
-        Err(last.unwrap_or_else(|| to.no_endpoint()))
+        Err(last.unwrap_or_else(|| plan.to.no_endpoint()))
     }
 }
 
@@ -244,9 +242,7 @@ fn carry_out(
         }
         Decision::Forward { rule, matched_prefix, backend: index, backend_filters } => {
             access.route(&rule.route);
-            let backend = backend(table, index)?;
-            access.backend(&backend.key);
-            let mut plan = Plan::plain(Hop::Backend(backend));
+            let mut plan = Plan::backend(table, index, access)?;
             for filters in [&rule.filters, backend_filters] {
                 apply(filters, request, matched_prefix)?;
                 plan.response_headers.extend(filters.response_headers.clone());
@@ -287,11 +283,19 @@ fn rewrite_url(
 }
 
 impl Plan {
-    fn plain(to: Hop) -> Self {
-        Self { to, response_headers: Vec::new() }
+    fn endpoint(endpoint: &Arc<Endpoint>) -> Self {
+        Self { to: Hop::Endpoint(Arc::clone(endpoint)), declared: None, response_headers: Vec::new() }
     }
-}
 
-fn backend(table: &Table, index: usize) -> Result<Arc<Backend>, Failure> {
-    table.backends.get(index).cloned().ok_or_else(|| mesh::route::Failure::NoValidBackend.into())
+    fn backend(table: &Table, index: usize, access: &mut Access) -> Result<Self, Failure> {
+        let backend = table.backends.get(index).ok_or(mesh::route::Failure::NoValidBackend)?;
+        access.backend(&backend.key);
+        let declared = table.declared.get(index).copied().flatten();
+        Ok(Self { to: Hop::Backend(Arc::clone(backend)), declared, response_headers: Vec::new() })
+    }
+
+    /// What the server is spoken to in: what its client speaks, but HTTP/2 where its Service says so.
+    fn version(&self, client: HttpVersion) -> HttpVersion {
+        if self.declared == Some(AppProtocol::Http2) { HttpVersion::Http2 } else { client }
+    }
 }

@@ -71,6 +71,8 @@ pub(super) struct Lease {
     pub sender: SendRequest<Body>,
     /// To be held until the response has ended.
     pub stream: Arc<()>,
+    /// The connection was made for another request, so the other side may have just given it up.
+    pub kept: bool,
 }
 
 impl Pool {
@@ -143,7 +145,7 @@ impl Pool {
     }
 
     fn keep(&self, connection: Connection) -> Lease {
-        let lease = connection.lease();
+        let lease = Lease { kept: false, ..connection.lease() };
         self.open().push(connection);
         lease
     }
@@ -163,6 +165,6 @@ impl Connection {
     }
 
     fn lease(&self) -> Lease {
-        Lease { sender: self.sender.clone(), stream: Arc::clone(&self.streams) }
+        Lease { sender: self.sender.clone(), stream: Arc::clone(&self.streams), kept: true }
     }
 }

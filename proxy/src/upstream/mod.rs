@@ -3,6 +3,7 @@
 //! An endpoint is one address under one expected identity. It exists once, whoever routes to it, so that its
 //! connections and its count of running requests are shared; when the identity changes it is another endpoint.
 
+mod again;
 mod connect;
 mod h1_pool;
 mod h2_pool;

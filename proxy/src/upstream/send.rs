@@ -9,7 +9,11 @@ use hyper::{
     header::HeaderValue,
 };
 
-use super::{Endpoint, Load, Transport};
+use super::{
+    Endpoint, Load, Transport,
+    again::{self, Again},
+    h2_pool,
+};
 use crate::{
     body::Body,
     failure::ConnectError,
@@ -18,8 +22,10 @@ use crate::{
 
 /// Why a request got no response.
 pub enum SendError {
-    /// It was not sent: it may go to another endpoint.
+    /// It was not processed: it may go to another endpoint.
     NotSent(ConnectError, Box<Request<Body>>),
+    /// The endpoint reset its stream, for this reason.
+    Reset(h2::Reason),
     /// It was sent, wholly or in part, and no response came.
     Broken(hyper::Error),
 }
@@ -41,6 +47,9 @@ enum Held {
 }
 
 type Sent = Result<(Response<Incoming>, Held), SendError>;
+
+/// How many connections of one endpoint a request is tried on, when they turn out to be on their way out.
+const CONNECTIONS: usize = 3;
 
 impl Exchange {
     /// The response has come to its end: the connection can carry the next request.
@@ -103,7 +112,7 @@ impl Endpoint {
                         upgrade::from_connect(&mut request);
                         SendError::NotSent(error, request)
                     }
-                    SendError::Broken(error) => SendError::Broken(error),
+                    other @ (SendError::Reset(_) | SendError::Broken(_)) => other,
                 })?
             }
             Transport::Plain => {
@@ -122,13 +131,25 @@ impl Endpoint {
         Ok(response.map(|body| Body::carried(body, exchange)))
     }
 
-    async fn send_h2(&self, request: Request<Body>) -> Sent {
-        let mut lease = match self.h2.lease(self).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
-        };
-        let response = lease.sender.try_send_request(request).await.map_err(SendError::from)?;
-        Ok((response, Held::Stream { _stream: lease.stream }))
+    /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
+    async fn send_h2(&self, mut request: Request<Body>) -> Sent {
+        let mut left = CONNECTIONS;
+        loop {
+            left -= 1;
+            let lease = match self.h2.lease(self).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
+            };
+            let again = lease.kept && left > 0;
+            match send_over(lease, request).await {
+                Err(SendError::NotSent(ConnectError::NotTaken(_) | ConnectError::Http(_), unsent))
+                    if again =>
+                {
+                    request = *unsent;
+                }
+                sent => return sent,
+            }
+        }
     }
 
     async fn send_h1(&self, mut request: Request<Body>) -> Sent {
@@ -160,6 +181,31 @@ impl Endpoint {
     }
 }
 
+async fn send_over(mut lease: h2_pool::Lease, request: Request<Body>) -> Sent {
+    let (request, again) = again::remember(request);
+    match lease.sender.try_send_request(request).await {
+        Ok(response) => answered(response, lease.stream, again),
+        Err(mut error) => Err(match error.take_message() {
+            Some(unsent) => not_taken(error.into_error(), unsent),
+            None => again.after(error.into_error(), lease.kept),
+        }),
+    }
+}
+
+/// A peer's proxy may answer that its application did not get the request.
+fn answered(response: Response<Incoming>, stream: Arc<()>, again: Again) -> Sent {
+    if let Some(reason) = form::unsent(&response)
+        && let Some(request) = again.request()
+    {
+        return Err(SendError::NotSent(ConnectError::AtPeer(reason), Box::new(request)));
+    }
+    Ok((response, Held::Stream { _stream: stream }))
+}
+
+fn not_taken(error: hyper::Error, request: Request<Body>) -> SendError {
+    SendError::NotSent(ConnectError::NotTaken(error), Box::new(request))
+}
+
 fn unnameable(request: Request<Body>) -> SendError {
     SendError::NotSent(ConnectError::Unnameable, Box::new(request))
 }
@@ -167,7 +213,7 @@ fn unnameable(request: Request<Body>) -> SendError {
 impl From<TrySendError<Request<Body>>> for SendError {
     fn from(mut error: TrySendError<Request<Body>>) -> Self {
         match error.take_message() {
-            Some(request) => Self::NotSent(ConnectError::Http(error.into_error()), Box::new(request)),
+            Some(request) => not_taken(error.into_error(), request),
             None => Self::Broken(error.into_error()),
         }
     }
