@@ -6,14 +6,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// A rate with a burst.
-#[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    /// Requests at once, after a quiet time.
-    pub burst: u32,
-    /// Requests a second in the long run.
-    pub per_second: u32,
-}
+use mesh::bucket::Bucket;
+pub use mesh::bucket::Rate;
 
 /// Buckets by caller (a pod's UID) under one for all.
 #[derive(Debug)]
@@ -22,37 +16,6 @@ pub struct Limit {
     all: Bucket,
     callers: HashMap<String, Bucket>,
     most_callers: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    rate: Rate,
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(rate: Rate, now: Instant) -> Self {
-        Self { rate, tokens: f64::from(rate.burst), at: now }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(self.rate.per_second);
-        self.tokens = (self.tokens + gained).min(f64::from(self.rate.burst));
-        self.at = self.at.max(now);
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        let enough = self.tokens >= 1.0;
-        self.tokens -= if enough { 1.0 } else { 0.0 };
-        enough
-    }
-
-    fn is_full(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.tokens >= f64::from(self.rate.burst)
-    }
 }
 
 impl Limit {

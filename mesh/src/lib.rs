@@ -5,6 +5,7 @@
 //! are arguments, so that every rule can be proved by a test that never waits.
 
 pub mod balance;
+pub mod bucket;
 pub mod contract;
 pub mod detect;
 pub mod endpoints;

@@ -15,7 +15,11 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 pub use replay::Remembered;
 use replay::Replay;
 
-use crate::{access::Access, http::form::strip_mesh_headers, upstream::Exchange};
+use crate::{
+    access::Access,
+    http::{form::strip_mesh_headers, streams::Stream},
+    upstream::Exchange,
+};
 
 /// A body on its way through the proxy.
 #[derive(Default)]
@@ -23,6 +27,7 @@ pub struct Body {
     from: From,
     exchange: Option<Box<Exchange>>,
     account: Option<Box<Access>>,
+    stream: Option<Stream>,
 }
 
 #[derive(Default)]
@@ -71,7 +76,8 @@ impl Body {
 
     /// What an endpoint answers. The exchange is given back at the body's end.
     pub fn carried(body: Incoming, exchange: Exchange) -> Self {
-        let mut body = Self { from: From::Other(body), exchange: Some(Box::new(exchange)), account: None };
+        let mut body =
+            Self { from: From::Other(body), exchange: Some(Box::new(exchange)), ..Self::default() };
         if body.is_end_stream() {
             body.let_go();
         }
@@ -80,7 +86,18 @@ impl Body {
 
     /// The (empty) body of an answer that switches protocols: the exchange lasts as long as the body is kept.
     pub fn switched(body: Incoming, exchange: Exchange) -> Self {
-        Self { from: From::Other(body), exchange: Some(Box::new(exchange)), account: None }
+        Self { from: From::Other(body), exchange: Some(Box::new(exchange)), ..Self::default() }
+    }
+
+    /// No body in the place of this one, for an answer that has none by its kind.
+    pub fn withheld(self) -> Self {
+        Self { from: From::Nothing, ..self }
+    }
+
+    /// Keeps its stream counted until the body ends.
+    pub fn of_stream(mut self, stream: Stream) -> Self {
+        self.stream = Some(stream);
+        self
     }
 
     /// Closes the request's account when the body ends.

@@ -3,6 +3,7 @@
 pub mod form;
 pub mod respond;
 pub mod serve;
+pub mod streams;
 pub mod upgrade;
 
 /// The versions of HTTP that a client or server speaks.

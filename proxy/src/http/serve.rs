@@ -3,17 +3,21 @@
 use std::{future::Future, pin::pin, time::Duration};
 
 use hyper::{
-    Request,
+    Method, Request,
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::{HttpVersion, respond::Answer};
-use crate::drain::Draining;
+use super::{
+    HttpVersion,
+    respond::Answer,
+    streams::{Stream, Streams},
+};
+use crate::{body::Body, drain::Draining};
 
 /// A request's head, decoded, at most.
 const HEAD_MAX: usize = 64 * 1024;
@@ -35,32 +39,34 @@ pub struct Limits {
     streams: u32,
     /// What one HTTP/2 stream may have in flight.
     stream_window: u32,
-    /// What an HTTP/2 connection may have in flight.
-    connection_window: u32,
+    /// HTTP/2 streams that may be reset before they were looked at; none for the own application, of which neither
+    /// these nor other resets are counted, nor idle connections closed.
+    resets: Option<usize>,
     /// Whether protocols may be switched by extended CONNECT (RFC 8441), which only proxies do.
     switches: bool,
 }
 
 impl Limits {
     /// The own application, which is trusted: limits only bound memory.
-    pub const APPLICATION: Self = Self {
-        head: None,
-        streams: 1000,
-        stream_window: 64 * 1024,
-        connection_window: 1024 * 1024,
-        switches: false,
-    };
+    pub const APPLICATION: Self =
+        Self { head: None, streams: 1000, stream_window: 64 * 1024, resets: None, switches: false };
     /// A peer's proxy.
     pub const PEER: Self = Self {
         head: Some(Duration::from_secs(60)),
         streams: 256,
-        stream_window: 512 * 1024,
-        connection_window: 4 * 1024 * 1024,
+        stream_window: 256 * 1024,
+        resets: Some(1000),
         switches: true,
     };
     /// A caller from outside the mesh.
     pub const UNMESHED: Self =
-        Self { head: Some(Duration::from_secs(60)), streams: 256, ..Self::APPLICATION };
+        Self { head: Some(Duration::from_secs(60)), streams: 256, resets: Some(1000), ..Self::APPLICATION };
+
+    /// What an HTTP/2 connection may have in flight: as much as all of its streams, so that bodies which nobody reads
+    /// hold up no other stream. It is a bound, not a reservation.
+    const fn connection_window(self) -> u32 {
+        self.streams * self.stream_window
+    }
 }
 
 /// Serves a connection's requests until it ends, drains, or (HTTP/2 only) `until` is over.
@@ -123,7 +129,12 @@ where
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let service = service_fn(handle);
+    let streams = Streams::new();
+    let service = service_fn(|request| {
+        let head = *request.method() == Method::HEAD;
+        let (stream, answer) = (streams.begin(), handle(request));
+        async move { answer.await.map(|answer| answer.map(|body| of_stream(body, stream, head))) }
+    });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     if limits.switches {
         builder.enable_connect_protocol();
@@ -132,8 +143,9 @@ where
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_MAX_H2)
         .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(limits.resets)
         .initial_stream_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
+        .initial_connection_window_size(limits.connection_window())
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -148,8 +160,20 @@ where
     tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,
+        () = streams.too_many_resets(), if limits.resets.is_some() => {
+            warn!("cut a caller off that resets its streams");
+            return Ok(());
+        }
+        () = streams.idle(), if limits.resets.is_some() => connection.as_mut().graceful_shutdown(),
         () = draining.begins() => connection.as_mut().graceful_shutdown(),
         () = over => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// hyper leaves it to us that an answer to HEAD has no body (RFC 9110 section 9.3.2).
+fn of_stream(body: Body, mut stream: Stream, head: bool) -> Body {
+    stream.answered();
+    let body = body.of_stream(stream);
+    if head { body.withheld() } else { body }
 }

@@ -32,9 +32,9 @@ const STREAMS_MAX: usize = 250;
 /// A connection without a stream for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 /// What one stream may have in flight towards us…
-const STREAM_WINDOW: u32 = 512 * 1024;
-/// …and all of them together.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// …and all of them together: bodies that nobody reads hold up no other stream. It is a bound, not a reservation.
+const CONNECTION_WINDOW: u32 = 250 * STREAM_WINDOW;
 /// What one stream may have buffered towards the peer.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The decoded head of a response, at most.
