@@ -31,6 +31,8 @@ packages_of() {
 			mariadb-server mariadbd
 			nginx nginx
 			wrk wrk
+			nghttp2-client nghttp
+			nghttp2-server nghttpd
 			python3 python3
 			jq jq
 		END
@@ -96,7 +98,16 @@ check_toolchain() {
     if [ "$1" = test ]; then
         cargo fmt --version >/dev/null || fail "rustfmt is missing; rustup component add rustfmt"
         cargo clippy --version >/dev/null || fail "clippy is missing; rustup component add clippy"
+        check_go
     fi
+}
+
+# Debian's own Go may be older than what gRPC's interop programs ask for.
+check_go() {
+    local wanted
+    wanted=$(awk '$1 == "go" { print $2 }' tests/tools/go.mod)
+    PATH="$PATH:/usr/local/go/bin" command -v go >/dev/null ||
+        fail "go is missing; install Go $wanted or newer as go.dev/doc/install says"
 }
 
 check_namespaces() {
