@@ -8,12 +8,14 @@
 //! | `POST /echo` | the request's body, chunk by chunk, and its trailers |
 //! | `/trailers` | a body, then the trailer `x-sum` |
 //! | `/upgrade` | 101, then every byte back |
+//! | `/counts` | what the server has done so far, as JSON: `requests` (but for these), bytes `sent` of `/bytes/N`, and answers `abandoned` by their clients |
 //! | anything else | what was received, as JSON |
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, TRAILER, UPGRADE};
 use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -53,17 +55,54 @@ pub struct Options {
     name: Option<String>,
 }
 
-/// Who answers.
+/// Who answers, and what it has done.
 struct Server {
     name: String,
     pod: String,
+    requests: AtomicU64,
+    sent: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+impl Server {
+    fn new(options: &Options) -> Self {
+        let pod = crate::tcp::pod_name();
+        let name = options.name.clone().unwrap_or_else(|| pod.clone());
+        let [requests, sent, abandoned] = Default::default();
+        Self { name, pod, requests, sent, abandoned }
+    }
+}
+
+/// An answer on its way: its client has abandoned it if it is dropped before it is finished.
+struct Unfinished(Option<Arc<Server>>);
+
+impl Unfinished {
+    fn new(server: &Arc<Server>) -> Self {
+        Self(Some(Arc::clone(server)))
+    }
+
+    fn sent(&self, bytes: u64) {
+        if let Some(server) = &self.0 {
+            server.sent.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn finish(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(server) = &self.0 {
+            server.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Serves until SIGTERM, then finishes the requests that have begun.
 pub async fn serve(options: Options) -> Result<()> {
-    let pod = crate::tcp::pod_name();
-    let name = options.name.unwrap_or_else(|| pod.clone());
-    let server = Arc::new(Server { name, pod });
+    let server = Arc::new(Server::new(&options));
     let listener = crate::tcp::listen(options.address, options.port).await?;
     let graceful = GracefulShutdown::new();
     let mut term = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -92,7 +131,12 @@ fn converse((stream, peer): (TcpStream, SocketAddr), server: &Arc<Server>, grace
     let server = Arc::clone(server);
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(answer(&server, peer, request).await) }
+        let bodiless = request.version() == Version::HTTP_2 && *request.method() == Method::HEAD;
+        async move {
+            let answer = answer(&server, peer, request).await;
+            // hyper takes the body off an answer to HEAD over HTTP/1 alone.
+            Ok::<_, Infallible>(if bodiless { answer.map(|_| full(String::new())) } else { answer })
+        }
     });
     let watcher = graceful.watcher();
     tokio::spawn(async move {
@@ -104,18 +148,24 @@ fn converse((stream, peer): (TcpStream, SocketAddr), server: &Arc<Server>, grace
     });
 }
 
-async fn answer(server: &Server, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+async fn answer(server: &Arc<Server>, peer: SocketAddr, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let path = path.trim_start_matches('/');
     let (first, argument) = path.split_once('/').unwrap_or((path, ""));
     let number = || argument.parse::<u64>().unwrap_or(0).min(MOST);
+    if first == "counts" {
+        return counts(server);
+    }
+    server.requests.fetch_add(1, Ordering::Relaxed);
     match first {
         "status" => status(server, peer, &request, argument),
         "delay" => {
+            let mut unfinished = Unfinished::new(server);
             tokio::time::sleep(Duration::from_millis(number())).await;
+            unfinished.finish();
             describe(server, peer, &request)
         }
-        "bytes" => Response::new(Frames(bytes(number())).boxed()),
+        "bytes" => Response::new(Frames(bytes(number(), Unfinished::new(server))).boxed()),
         "echo" => echo(request),
         "trailers" => trailers(server),
         "upgrade" => upgrade(request),
@@ -145,6 +195,14 @@ fn describe(server: &Server, peer: SocketAddr, request: &Request<Incoming>) -> A
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     name_server(answer.headers_mut(), server);
     answer
+}
+
+/// What the server has done so far.
+fn counts(server: &Server) -> Answer {
+    let [requests, sent, abandoned] =
+        [&server.requests, &server.sent, &server.abandoned].map(|count| count.load(Ordering::Relaxed));
+    let said = json!({"requests": requests, "sent": sent, "abandoned": abandoned});
+    Response::new(full(format!("{said}\n")))
 }
 
 /// Also in a header, for clients that count servers without reading bodies.
@@ -206,10 +264,14 @@ fn full(text: String) -> BoxBody<Bytes, hyper::Error> {
 }
 
 /// So many bytes, made as they are read.
-fn bytes(mut left: u64) -> impl Iterator<Item = Frame<Bytes>> {
+fn bytes(mut left: u64, mut unfinished: Unfinished) -> impl Iterator<Item = Frame<Bytes>> {
     std::iter::from_fn(move || {
         let size = usize::try_from(left).map_or(CHUNK.len(), |left| left.min(CHUNK.len()));
         left -= size as u64;
+        unfinished.sent(size as u64);
+        if left == 0 {
+            unfinished.finish();
+        }
         (size > 0).then(|| Frame::data(Bytes::from_static(CHUNK).slice(..size)))
     })
 }

@@ -8,17 +8,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderName, HeaderValue};
-use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Response, Uri};
 use tokio::task::LocalSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use crate::connection::Connection;
 use crate::report::Report;
 
 /// Bodies above this are not read for a server's name.
@@ -38,6 +35,9 @@ pub struct Options {
     /// How many connections at a time
     #[arg(long, default_value_t = 1)]
     connections: u64,
+    /// Speak HTTP/2 with prior knowledge, one request at a time on each connection
+    #[arg(long)]
+    http2: bool,
     /// Most requests a second, in all [default: as fast as it goes]
     #[arg(long)]
     rate: Option<u64>,
@@ -157,16 +157,6 @@ impl Work {
         *left -= 1;
         true
     }
-
-    fn request(&self) -> Result<Request<Empty<Bytes>>> {
-        let path = self.options.url.path_and_query().map_or("/", |path| path.as_str());
-        let host = self.options.url.authority().map_or("", |authority| authority.as_str());
-        let mut request = Request::get(path).header(HOST, host).body(Empty::new())?;
-        for (name, value) in &self.options.headers {
-            request.headers_mut().insert(name, value.clone());
-        }
-        Ok(request)
-    }
 }
 
 /// One connection's life, and its successors'.
@@ -200,35 +190,28 @@ struct Answer {
     server: String,
 }
 
-async fn ask(work: &Work, connection: &mut Option<SendRequest<Empty<Bytes>>>) -> Result<Answer> {
+async fn ask(work: &Work, connection: &mut Option<Connection>) -> Result<Answer> {
     if let Some(mut open) = connection.take() {
-        if open.ready().await.is_ok() {
+        if open.ready().await {
             let (answer, open) = exchange(work, open).await?;
             *connection = open;
             return Ok(answer);
         }
         work.report.borrow_mut().reconnected();
     }
-    let (answer, open) = exchange(work, connect(&work.options.url).await?).await?;
+    let (answer, open) =
+        exchange(work, Connection::open(&work.options.url, work.options.http2).await?).await?;
     *connection = open;
     Ok(answer)
 }
 
-async fn connect(url: &Uri) -> Result<SendRequest<Empty<Bytes>>> {
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, url.port_u16().unwrap_or(80))).await.context("cannot connect")?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(connection);
-    Ok(sender)
-}
-
 /// One request; the connection comes back if it may carry another.
-async fn exchange(
-    work: &Work,
-    mut open: SendRequest<Empty<Bytes>>,
-) -> Result<(Answer, Option<SendRequest<Empty<Bytes>>>)> {
-    let response = open.send_request(work.request()?).await?;
+async fn exchange(work: &Work, mut open: Connection) -> Result<(Answer, Option<Connection>)> {
+    let mut request = open.get(&work.options.url)?;
+    for (name, value) in &work.options.headers {
+        request.headers_mut().insert(name, value.clone());
+    }
+    let response = open.send(request).await?;
     let status = response.status().as_u16();
     let server = name(&work.options.by, response).await?;
     let open = if open.is_closed() { None } else { Some(open) };

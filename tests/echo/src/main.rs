@@ -3,7 +3,9 @@
 //! The servers say what they received and who they are; the clients count what they sent and who
 //! answered. Neither knows anything of a mesh: that is what makes them good witnesses.
 
+mod connection;
 mod dialogue;
+mod hold;
 mod http;
 mod load;
 mod report;
@@ -31,8 +33,10 @@ enum Role {
     Tcp(tcp::Options),
     /// Serves UDP: sends back every datagram
     Udp(udp::Options),
-    /// Sends HTTP/1.1 requests and counts answers, by server, and failures, by kind
+    /// Sends HTTP requests and counts answers, by server, and failures, by kind
     Load(load::Options),
+    /// Reads so much of an answer over HTTP/2, then reads no more or gives it up
+    Hold(hold::Options),
     /// Plays a dialogue over TCP, once or many times, and counts who answered
     TcpClient(dialogue::Options),
     /// Sends one datagram and prints the answer
@@ -56,6 +60,7 @@ async fn play(role: Role) -> Result<()> {
         Role::Tcp(options) => tcp::serve(options).await,
         Role::Udp(options) => udp::serve(options).await,
         Role::Load(options) => load::run(options).await,
+        Role::Hold(options) => hold::run(options).await,
         Role::TcpClient(options) => dialogue::run(options).await,
         Role::UdpClient(options) => udp::ask(options).await,
     }
