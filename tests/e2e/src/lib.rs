@@ -7,6 +7,7 @@
 
 mod answer;
 mod capture;
+mod conformance;
 pub mod manifest;
 mod process;
 mod runner;
@@ -14,6 +15,7 @@ mod world;
 
 pub use answer::{Load, Reply};
 pub use capture::Capture;
+pub use conformance::{Conformance, tool};
 pub use process::{Output, Running, run, until};
 pub use runner::{Rule, prove};
 pub use world::World;

@@ -81,9 +81,20 @@ pub fn service_with(namespace: &str, name: &str, ports: &[(u16, u16)], spec: &st
     )
 }
 
+/// A Service whose ports say that they speak HTTP/2 (`appProtocol: kubernetes.io/h2c`, KEP-3726).
+pub fn h2c_service(namespace: &str, name: &str, selector: &str, ports: &[(u16, u16)]) -> String {
+    let plain = service(namespace, name, selector, ports);
+    plain.replace("targetPort:", "appProtocol: kubernetes.io/h2c, targetPort:")
+}
+
 /// An HTTPRoute on a Service (`name` or `namespace/name`); the rules are a YAML list.
 pub fn http_route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
     route("gateway.networking.k8s.io/v1", "HTTPRoute", namespace, name, parent, rules)
+}
+
+/// A GRPCRoute likewise.
+pub fn grpc_route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
+    route("gateway.networking.k8s.io/v1", "GRPCRoute", namespace, name, parent, rules)
 }
 
 /// A TCPRoute likewise.
