@@ -24,11 +24,14 @@ packages_of() {
 		util-linux setpriv
 		postgresql /usr/lib/postgresql/*/bin/postgres
 		postgresql-contrib /usr/lib/postgresql/*/bin/pgbench
+		mariadb-server mariadbd
+		mosquitto mosquitto
+		mosquitto-clients mosquitto_sub
+		python3-grpcio /usr/lib/python3/dist-packages/grpc/__init__.py
 	END
     if [ "$1" = test ]; then
         cat <<-END
 			redis-server redis-server
-			mariadb-server mariadbd
 			nginx nginx
 			wrk wrk
 			nghttp2-client nghttp

@@ -22,6 +22,8 @@ main() {
   bring_up
   chapter_http
   chapter_postgres
+  chapter_grpc
+  chapter_unconfigured
   chapter_wire
   chapter_change
   conclude
@@ -33,13 +35,13 @@ need_root() {
 
 bring_up() {
   title "A world of pods, from ordinary Kubernetes manifests"
-  for file in shop split data outside; do
+  for file in shop split data loom unconfigured outside; do
     sed "s|/echo,|$bin/echo,|" "$here/$file.yaml" >"$scratch/$file.yaml"
   done
-  say "Seven pods, each a network namespace on this machine; in five of them Heddle's webhook puts a proxy."
+  say "Twelve pods, each a network namespace on this machine; in ten of them Heddle's webhook puts a proxy."
   "$lab" down --world $world >/dev/null 2>&1 || true
-  shown up --mode strict tests/demo/{shop,split,data,outside}.yaml
-  "$lab" up --world $world --mode strict "$scratch"/{shop,split,data,outside}.yaml 2>&1 | indent
+  shown up --mode strict tests/demo/{shop,split,data,loom,unconfigured,outside}.yaml
+  "$lab" up --world $world --mode strict "$scratch"/{shop,split,data,loom,unconfigured,outside}.yaml 2>&1 | indent
   "$lab" ps --world $world 2>&1 | indent
 }
 
@@ -87,8 +89,42 @@ bench() {
 
 transactions() { in_pod shop/client psql -h "$1.data" -U postgres -qtAc 'select count(*) from pgbench_history'; }
 
+chapter_grpc() {
+  title "3. gRPC: a GRPCRoute splits the calls of one connection"
+  shown_file loom.yaml 12
+  shown exec mill/weaver -- python3 /loom/client.py 500 Weave
+  in_pod mill/weaver /usr/bin/python3 /loom/client.py 500 Weave >"$scratch/calls" 2>&1 || true
+  indent <"$scratch/calls"
+  local v1 v2
+  v1=$(count loom-v1 calls) v2=$(count loom-v2 calls)
+  claim "500 calls over one connection, none failed: loom-v1 answered $v1, loom-v2 $v2" test $((v1 + v2)) -eq 500
+  claim "that is 80/20, give or take 8 %" within "$v1" 360 440
+  in_pod mill/weaver /usr/bin/python3 /loom/client.py 1000 Shuttle >"$scratch/stream" 2>&1 || true
+  indent <"$scratch/stream"
+  claim "a stream of 1,000 messages went there and back" grep -q '^1000 threads came back; the last: loom-v2: thread 999$' "$scratch/stream"
+  in_pod mill/weaver /usr/bin/python3 /loom/client.py 1 Unravel >"$scratch/unknown" 2>&1 || true
+  claim "a method that no rule names is answered with$(sed 's/^ *status/ the status/; s/: 1$//' "$scratch/unknown")" grep -q '^  status UNIMPLEMENTED: 1$' "$scratch/unknown"
+}
+
+chapter_unconfigured() {
+  title "4. Nothing configured: a server that speaks first, and a message broker"
+  shown exec shop/client -- mariadb -h mariadb.data -u weaver -psecret -e "\"select version()\""
+  in_pod shop/client mariadb --no-defaults --skip-ssl -h mariadb.data -u weaver -psecret -Ne 'select version()' >"$scratch/mariadb" 2>&1 || true
+  indent <"$scratch/mariadb"
+  claim "MariaDB greets its client through the mesh" grep -qi mariadb "$scratch/mariadb"
+  # A session that the broker keeps, so that it holds what is published before the subscriber comes back.
+  local session=(mosquitto_sub -h mosquitto.data -t weft -q 1 -i shop -c) message
+  in_pod shop/client "${session[@]}" -E
+  shown exec mill/weaver -- mosquitto_pub -h mosquitto.data -t weft -m "\"a red thread\""
+  for message in red green blue; do in_pod mill/weaver mosquitto_pub -h mosquitto.data -t weft -q 1 -m "a $message thread"; done
+  shown exec shop/client -- mosquitto_sub -h mosquitto.data -t weft -C 3
+  in_pod shop/client "${session[@]}" -C 3 -W 20 >"$scratch/messages" || true
+  indent <"$scratch/messages"
+  claim "three messages, published in one namespace, arrived in another" test "$(grep -c '^a .* thread$' "$scratch/messages")" = 3
+}
+
 chapter_wire() {
-  title "3. The wire: a capture between the pods"
+  title "5. The wire: a capture between the pods"
   start_capture
   in_pod shop/client curl -sS -H 'x-secret: warp-and-weft' -d 'weft-and-warp' http://web/ >/dev/null
   in_pod shop/client psql -h pg.data -U postgres -qtAc "select 'a thread through ' || 'the heddle'" >/dev/null
@@ -121,7 +157,7 @@ stop_capture() {
 on_the_wire() { grep -qaF "$1" "$scratch/wire.pcap"; }
 
 chapter_change() {
-  title "4. Change: the weights move while traffic flows"
+  title "6. Change: the weights move while traffic flows"
   load http://web/ --seconds 12 --rate 1500 --connections 8 --progress >"$scratch/change" 2> >(indent >&2) &
   local traffic=$! weight
   for weight in 90 80 70 60 50 40 30 20 10 0; do
