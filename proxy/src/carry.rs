@@ -4,7 +4,11 @@ use tracing::debug;
 
 use crate::{
     metrics::{Metrics, TcpLabels},
-    net::{peek::Peeked, relay::relay_peeked, stream::Stream},
+    net::{
+        peek::Peeked,
+        relay::{Carried, relay},
+        stream::Stream,
+    },
 };
 
 /// Carries a caller's bytes to a callee and back, and counts them.
@@ -15,10 +19,10 @@ pub async fn carry<S: Stream>(
     callee: &mut impl Stream,
 ) {
     metrics.tcp_opened(labels);
-    let carried = relay_peeked(caller, callee).await;
-    let (sent, received) = carried.as_ref().map_or((0, 0), |carried| (carried.sent, carried.received));
-    metrics.tcp_closed(labels, sent, received);
-    if let Err(error) = carried {
+    let mut carried = Carried::default();
+    let ended = relay(caller, callee, |more| carried += more).await;
+    metrics.tcp_closed(labels, carried.sent, carried.received);
+    if let Err(error) = ended {
         // A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.
         debug!(%error, "a connection broke");
     }

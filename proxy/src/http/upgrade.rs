@@ -6,15 +6,15 @@
 
 use hyper::{
     Method, Request, Response, StatusCode,
+    body::Bytes,
     ext::Protocol,
     header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE},
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
 use tracing::debug;
 
-use crate::body::Body;
+use crate::{body::Body, net::relay::copy};
 
 /// The client's own method, which CONNECT hides.
 const METHOD: HeaderName = HeaderName::from_static("heddle-method");
@@ -96,7 +96,8 @@ pub fn join(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
         let Some(server) = server else { return };
         match tokio::try_join!(client, server) {
             Ok((client, server)) => {
-                let ended = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+                let ended = copy(&mut client, Bytes::new(), &mut server, |_| ()).await;
                 debug!(?ended, "a switched connection ended");
             }
             Err(error) => debug!(%error, "a switch did not come about"),
