@@ -103,6 +103,11 @@ impl Identity {
         &self.id
     }
 
+    /// The whole SPIFFE ID, for who keeps it beside others.
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.id)
+    }
+
     /// The trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

@@ -103,5 +103,9 @@ impl Request {
 /// The name of the rule that a table finds for a request.
 pub(crate) fn found(table: &HttpTable, request: &Request) -> Option<String> {
     let rule = table.find(&request.head())?;
-    Some(rule.rule_name.clone().unwrap_or_else(|| format!("{}[{}]", rule.route.name, rule.rule)))
+    Some(
+        rule.rule_name
+            .as_deref()
+            .map_or_else(|| format!("{}[{}]", rule.route.name, rule.rule), str::to_owned),
+    )
 }

@@ -7,10 +7,17 @@ mod replay;
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
-use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use hyper::{
+    HeaderMap,
+    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
+};
 
 pub use replay::Remembered;
 use replay::Replay;
@@ -28,6 +35,19 @@ pub struct Body {
     exchange: Option<Box<Exchange>>,
     account: Option<Box<Access>>,
     stream: Option<Stream>,
+    count: Option<Arc<AtomicU64>>,
+}
+
+/// What of a response's body has passed.
+pub enum Passed<'a> {
+    /// So many bytes.
+    Data(u64),
+    /// Its trailers.
+    Trailers(&'a HeaderMap),
+    /// All of it.
+    End,
+    /// No more: it broke off.
+    Break,
 }
 
 #[derive(Default)]
@@ -57,16 +77,15 @@ impl Body {
 
     /// The same body, which remembers how it began if there is anything to remember.
     pub fn remember(self) -> (Self, Option<Remembered>) {
-        match self.from {
-            From::Other(body) if !body.is_end_stream() => Self::again(Replay::new(body)),
-            From::Again(replay) => Self::again(replay),
-            from @ (From::Nothing | From::Ourselves(_) | From::Other(_)) => (Self { from, ..self }, None),
-        }
-    }
-
-    fn again(replay: Replay) -> (Self, Option<Remembered>) {
+        let replay = match self.from {
+            From::Other(body) if !body.is_end_stream() => Replay::new(body),
+            From::Again(replay) => replay,
+            from @ (From::Nothing | From::Ourselves(_) | From::Other(_)) => {
+                return (Self { from, ..self }, None);
+            }
+        };
         let remembered = replay.remembered();
-        (Self::repeated(replay), Some(remembered))
+        (Self { from: From::Again(replay), ..self }, Some(remembered))
     }
 
     /// A remembered body, from its beginning.
@@ -101,9 +120,45 @@ impl Body {
     }
 
     /// Closes the request's account when the body ends.
-    pub fn accounted(mut self, account: Box<Access>) -> Self {
+    pub fn accounted(mut self, mut account: Box<Access>) -> Self {
+        if self.has_ended() {
+            account.passed(&Passed::End);
+        }
         self.account = Some(account);
         self
+    }
+
+    /// Counts the bytes that pass, unless there is nothing to count.
+    pub fn counted(mut self, count: Option<&Arc<AtomicU64>>) -> Self {
+        self.count = count.filter(|_| !self.is_end_stream()).cloned();
+        self
+    }
+
+    /// Whether nothing is to come any more: a body of a known length is not asked for its end.
+    fn has_ended(&self) -> bool {
+        self.is_end_stream() || self.size_hint().exact() == Some(0)
+    }
+
+    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
+        let ended = self.has_ended();
+        let passed = match frame {
+            None => Passed::End,
+            Some(Err(_)) => Passed::Break,
+            Some(Ok(frame)) => match (frame.data_ref(), frame.trailers_ref()) {
+                (Some(data), _) => Passed::Data(data.len() as u64),
+                (None, Some(trailers)) => Passed::Trailers(trailers),
+                (None, None) => return,
+            },
+        };
+        if let (Some(count), Passed::Data(bytes)) = (&self.count, &passed) {
+            count.fetch_add(*bytes, Relaxed);
+        }
+        let Some(account) = &mut self.account else { return };
+        let last = ended || matches!(passed, Passed::Trailers(_));
+        account.passed(&passed);
+        if last {
+            account.passed(&Passed::End);
+        }
     }
 
     fn let_go(&mut self) {
@@ -147,6 +202,7 @@ impl HttpBody for Body {
             }
             Some(Err(_)) => drop(self.exchange.take()),
         }
+        self.note(frame.as_ref());
         Poll::Ready(frame)
     }
 

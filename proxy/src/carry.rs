@@ -1,29 +1,95 @@
 //! A connection that is carried as bytes, from its beginning to its account.
 
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
 use tracing::debug;
 
 use crate::{
-    metrics::{Metrics, TcpLabels},
+    access::TcpLine,
+    metrics::{Connections, Direction, TcpLabels, Way},
     net::{
         peek::Peeked,
         relay::{Carried, relay},
         stream::Stream,
     },
+    proxy::Proxy,
 };
 
-/// Carries a caller's bytes to a callee and back, and counts them.
-pub async fn carry<S: Stream>(
-    metrics: &Metrics,
-    labels: &TcpLabels,
-    caller: Peeked<S>,
-    callee: &mut impl Stream,
-) {
-    metrics.tcp_opened(labels);
-    let mut carried = Carried::default();
-    let ended = relay(caller, callee, |more| carried += more).await;
-    metrics.tcp_closed(labels, carried.sent, carried.received);
-    if let Err(error) = ended {
+/// A connection as its account sees it.
+pub struct Trip {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Where it goes, and by what rule.
+    pub way: Way,
+    /// The address that was dialled.
+    pub destination: SocketAddr,
+}
+
+/// Carries a caller's bytes to a callee and back, and counts them while they pass.
+pub async fn carry<S: Stream>(proxy: &Proxy, trip: Trip, caller: Peeked<S>, callee: &mut impl Stream) {
+    let began = Instant::now();
+    let far = match trip.direction {
+        Direction::Outbound => callee.socket(),
+        Direction::Inbound => caller.socket(),
+    };
+    let peer = proxy.log.as_ref().and_then(|_| far.peer_addr().ok());
+    let mut open = Open::begin(proxy, &trip);
+    let ended = relay(caller, callee, |more| open.count(more)).await;
+    if let Err(error) = &ended {
         // A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.
         debug!(%error, "a connection broke");
+    }
+    let error = ended.err().map(|error| ("connection_terminated", error.to_string()));
+    trip.log(proxy, peer, error, open.carried, began.elapsed());
+}
+
+impl Trip {
+    /// The account of a connection that did not come about.
+    pub fn failed(&self, proxy: &Proxy, reason: &'static str, words: String) {
+        self.log(proxy, None, Some((reason, words)), Carried::default(), Duration::ZERO);
+    }
+
+    fn log(
+        &self,
+        proxy: &Proxy,
+        peer: Option<SocketAddr>,
+        error: Option<(&'static str, String)>,
+        carried: Carried,
+        took: Duration,
+    ) {
+        let Some(log) = &proxy.log else { return };
+        let (direction, way, destination) = (self.direction, &self.way, self.destination);
+        TcpLine { direction, way, destination, peer, error, carried, took }.write(log);
+    }
+}
+
+/// An open connection's count: in its series, and its own.
+struct Open {
+    series: Arc<Connections>,
+    carried: Carried,
+}
+
+impl Open {
+    fn begin(proxy: &Proxy, trip: &Trip) -> Self {
+        let labels = TcpLabels { direction: trip.direction, way: trip.way.clone(), overflow: false };
+        let series = proxy.metrics.connections(&labels);
+        series.opened.fetch_add(1, Relaxed);
+        Self { series, carried: Carried::default() }
+    }
+
+    fn count(&mut self, more: Carried) {
+        self.carried += more;
+        self.series.sent.fetch_add(more.sent, Relaxed);
+        self.series.received.fetch_add(more.received, Relaxed);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.series.closed.fetch_add(1, Relaxed);
     }
 }

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info};
 
-use crate::{config::Config, identity::provider};
+use crate::{config::Config, identity::provider, metrics};
 
 /// How long a connection to the control plane may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,6 +44,8 @@ pub struct ControlPlane {
     token_file: PathBuf,
     bundle_file: PathBuf,
     link: Mutex<Link>,
+    /// What is noted of it.
+    pub metrics: metrics::Control,
 }
 
 /// The connection, or when it was last tried in vain.
@@ -105,7 +107,13 @@ impl ControlPlane {
             token_file: config.token_file.clone(),
             bundle_file: config.bundle_file.clone(),
             link: Mutex::default(),
+            metrics: metrics::Control::default(),
         })
+    }
+
+    /// The same, noted where Prometheus finds it.
+    pub fn noting(self, metrics: metrics::Control) -> Self {
+        Self { metrics, ..self }
     }
 
     /// A Kubernetes client whose requests all go over this connection.
@@ -194,8 +202,11 @@ impl ControlPlane {
             .handshake(TokioIo::new(stream))
             .await?;
         info!(control = %self.authority, "connected to the control plane");
+        let connected = self.metrics.connected.clone();
+        connected.inc();
         tokio::spawn(async move {
             let ended = connection.await;
+            connected.dec();
             debug!(?ended, "the connection to the control plane ended");
         });
         Ok(sender)

@@ -67,14 +67,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let probes = Arc::new(Probes::parse(&config.app_probes, config.pod_ips.first().copied())?);
     let listeners = Listeners::bind()?;
 
-    let control = Arc::new(ControlPlane::new(&config)?);
+    let metrics = Arc::new(Metrics::new());
+    let control = Arc::new(ControlPlane::new(&config)?.noting(metrics.control.clone()));
     let (renewed, credentials) = watch::channel(None);
     // A connection of its own: no number of watches can keep a renewal waiting.
     tokio::spawn(identity::keep_renewed(ControlPlane::new(&config)?, identity, renewed));
 
     let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone()));
     let discovery = Discovery::start(Arc::clone(&config), &control, Arc::clone(&registry));
-    let metrics = Arc::new(Metrics::default());
     let (drain, draining) = drain::channel();
     let drain_limit = Duration::from_secs(config.drain_seconds);
     let proxy = Proxy::new(config, discovery, registry, credentials, metrics, draining);
@@ -88,6 +88,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     drain.begin();
     let idle = timeout(drain_limit, until_idle(&connections)).await.is_ok();
     info!(idle, "heddle-proxy leaves");
+    proxy.flush();
     Ok(())
 }
 
@@ -148,10 +149,7 @@ async fn watch_certificate(proxy: Arc<Proxy>) {
     let mut credentials = proxy.credentials.clone();
     loop {
         let not_after = credentials.borrow_and_update().as_ref().map(|credentials| credentials.not_after);
-        let since_1970 = not_after.and_then(|end| end.duration_since(std::time::UNIX_EPOCH).ok());
-        proxy
-            .metrics
-            .certificate(since_1970.map_or(0, |end| i64::try_from(end.as_secs()).unwrap_or(i64::MAX)));
+        proxy.metrics.certificate(not_after.map_or(0, metrics::seconds_since_1970));
         if credentials.changed().await.is_err() {
             return;
         }

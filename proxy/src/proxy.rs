@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::Config, discovery::Discovery, drain::Draining, identity::CurrentCredentials, metrics::Metrics,
-    upstream::Registry,
+    access::Log, config::Config, discovery::Discovery, drain::Draining, identity::CurrentCredentials,
+    metrics::Metrics, upstream::Registry,
 };
 
 /// Connections at once, in both directions together (file descriptors: two for each, of 20,000).
@@ -28,6 +28,8 @@ pub struct Proxy {
     pub credentials: CurrentCredentials,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The access log, unless it is off.
+    pub log: Option<Arc<Log>>,
     /// When it ends.
     pub draining: Draining,
     /// Room for requests.
@@ -45,6 +47,14 @@ impl Proxy {
         draining: Draining,
     ) -> Arc<Self> {
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Arc::new(Self { config, discovery, registry, credentials, metrics, draining, requests })
+        let log = Log::open(config.access_log, &metrics.lines_dropped).map(Arc::new);
+        Arc::new(Self { config, discovery, registry, credentials, metrics, log, draining, requests })
+    }
+
+    /// Lets nothing of the account be lost when the program ends.
+    pub fn flush(&self) {
+        if let Some(log) = &self.log {
+            log.flush();
+        }
     }
 }

@@ -31,7 +31,7 @@ pub struct HttpRule {
     /// The rule's index in the route.
     pub rule: usize,
     /// The rule's name.
-    pub rule_name: Option<String>,
+    pub rule_name: Option<Arc<str>>,
     /// What happens to requests and responses.
     pub filters: Filters,
     /// What the rule does.
@@ -93,7 +93,7 @@ impl HttpTableBuilder {
             self.rules.push(HttpRule {
                 route: route.reference(),
                 rule: ix,
-                rule_name: rule.name.clone(),
+                rule_name: rule.name.as_deref().map(Arc::from),
                 filters: rule.filters.clone(),
                 action: action(rule),
             });

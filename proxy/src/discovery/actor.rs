@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    metrics,
     upstream::{Backend, Endpoint, Registry},
 };
 
@@ -57,6 +58,7 @@ const KINDS: [RouteKind; 4] = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls,
 pub(super) struct Actor {
     config: Arc<Config>,
     client: Client,
+    metrics: metrics::Control,
     registry: Arc<Registry>,
     known: Arc<Known>,
     store: Store,
@@ -88,6 +90,7 @@ impl Actor {
     pub(super) fn new(
         config: Arc<Config>,
         client: Client,
+        metrics: metrics::Control,
         registry: Arc<Registry>,
         known: Arc<Known>,
     ) -> Self {
@@ -96,6 +99,7 @@ impl Actor {
         Self {
             config,
             client,
+            metrics,
             registry,
             known,
             store: Store::default(),
@@ -209,6 +213,7 @@ impl Actor {
         let pods: Vec<_> =
             self.pods.iter().filter(|(_, e)| touched.contains(&e.key)).map(|(ip, _)| *ip).collect();
         pods.into_iter().for_each(|ip| self.refresh_pod(ip));
+        self.metrics.objects.set(i64::try_from(self.store.count()).unwrap_or(i64::MAX));
     }
 
     /// Works a Service's table out from scratch, and publishes it if all that it needs is here.
@@ -239,6 +244,7 @@ impl Actor {
         let backends = routes.backends.iter().map(|key| self.backend(key)).collect();
         let declared = routes.backends.iter().map(|key| self.declared(key)).collect();
         self.publish_table(name, Table { routes, backends, declared }, addresses);
+        self.metrics.published();
     }
 
     /// The Service, and the routes of producers and of this consumer.

@@ -69,7 +69,16 @@ impl Discovery {
         let (asks, asked) = mpsc::channel(QUEUE);
         let known = Arc::new(Known::default());
         let client = control.kube(&config.pod_namespace);
-        tokio::spawn(actor::Actor::new(Arc::clone(&config), client, registry, Arc::clone(&known)).run(asked));
+        tokio::spawn(
+            actor::Actor::new(
+                Arc::clone(&config),
+                client,
+                control.metrics.clone(),
+                registry,
+                Arc::clone(&known),
+            )
+            .run(asked),
+        );
         Arc::new(Self { config, known, asks })
     }
 

@@ -112,6 +112,11 @@ impl Store {
         all.map(|seen| ((seen.kind, &seen.name), seen)).collect()
     }
 
+    /// How many objects the watches hold.
+    pub fn count(&self) -> usize {
+        self.watches.values().map(|watch| watch.objects.len()).sum()
+    }
+
     fn objects(&self, key: &WatchKey) -> impl Iterator<Item = &Object> + use<'_> {
         let watch = self.watches.get(key);
         watch.into_iter().flat_map(|watch| watch.objects.values()).filter_map(|seen| seen.object.as_ref())

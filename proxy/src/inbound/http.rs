@@ -16,7 +16,7 @@ use crate::{
         serve::{self, Limits},
         upgrade,
     },
-    metrics::{Direction, Security},
+    metrics::Direction,
     net::stream::Stream,
     proxy::Proxy,
     upstream::{Endpoint, SendError},
@@ -24,13 +24,14 @@ use crate::{
 
 /// Serves the requests of one connection; over HTTP/2 until `until` is over.
 pub async fn serve(
-    context: Context,
+    mut context: Context,
     stream: impl Stream + 'static,
     version: HttpVersion,
     limits: Limits,
     until: Option<Duration>,
 ) {
     let draining = context.proxy.draining.clone();
+    context.caller = context.proxy.log.as_ref().and_then(|_| stream.socket().peer_addr().ok());
     let context = Arc::new(context);
     let handle = move |request| {
         let context = Arc::clone(&context);
@@ -45,6 +46,9 @@ pub struct Context {
     application: Arc<Endpoint>,
     server: SocketAddr,
     speaks: Speaks,
+    /// Who calls, as the connection proved; and from where.
+    peer: Option<Identity>,
+    caller: Option<SocketAddr>,
     /// What the application reads of the caller; made once for a connection.
     client_cert: Option<HeaderValue>,
 }
@@ -76,7 +80,7 @@ impl Context {
 
     fn new(proxy: &Arc<Proxy>, peer: Option<Identity>, server: SocketAddr, speaks: Speaks) -> Self {
         let own = proxy.config.identity().ok();
-        let client_cert = peer.zip(own).and_then(|(peer, own)| {
+        let client_cert = peer.as_ref().zip(own).and_then(|(peer, own)| {
             // Neither identity can hold a separator of this header: they are canonical.
             HeaderValue::try_from(format!("By={own};URI={peer}")).ok()
         });
@@ -85,6 +89,8 @@ impl Context {
             application: proxy.registry.local(server),
             server,
             speaks,
+            peer,
+            caller: None,
             client_cert,
         }
     }
@@ -92,8 +98,11 @@ impl Context {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let manner = Manner::of(&request);
         let mut access = Access::begin(Direction::Inbound, &self.proxy, &request, self.server);
-        access.security(if self.client_cert.is_some() { Security::Mtls } else { Security::None });
+        access.caller(self.peer.as_ref(), self.caller);
         let outcome = self.try_answer(request, &access).await;
+        if outcome.is_ok() {
+            access.served_on(self.server.port());
+        }
         let unsent = outcome.as_ref().err().filter(|failure| failure.is_unsent()).map(Failure::reason);
         let mut answer = access.close(outcome, manner);
         if let (Ok(response), Some(reason), Speaks::AsTheProxySays) = (&mut answer, unsent, &self.speaks) {
@@ -109,7 +118,7 @@ impl Context {
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
         form::check(&request)?;
-        let mut request = request.map(Body::passing);
+        let mut request = request.map(|body| access.passing(body));
         let client = hyper::upgrade::on(&mut request);
         // What the peer's proxy says is read before everything of its kind is taken off.
         let version = match self.speaks {

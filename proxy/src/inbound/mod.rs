@@ -19,11 +19,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 use crate::{
-    carry::carry,
+    carry::{Trip, carry},
     config::MtlsMode,
     http::{HttpVersion, serve::Limits},
     identity::{Credentials, Inside, peer_identity},
-    metrics::{Direction, Security, TcpLabels},
+    metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
         socket::{CONNECT_TIMEOUT, connect, is_own_port, original_destination, reset_on_close},
@@ -244,7 +244,6 @@ async fn deliver<S: Stream + 'static>(
     server: SocketAddr,
     first: First,
 ) {
-    let security = if peer.is_some() { Security::Mtls } else { Security::None };
     let mut stream = stream;
     let application = match first {
         First::Unclear(mut application) => match guard::until_clear(&mut stream, &mut application).await {
@@ -267,11 +266,12 @@ async fn deliver<S: Stream + 'static>(
     };
     match application {
         Ok(mut application) => {
-            if security == Security::None {
+            if peer.is_none() {
                 proxy.metrics.plaintext(server.port());
             }
-            let labels = TcpLabels::new(Direction::Inbound, None, security);
-            carry(&proxy.metrics, &labels, stream, &mut application).await;
+            let way = Way { server_port: Some(server.port()), ..Way::with_peer(peer.as_ref()) };
+            let trip = Trip { direction: Direction::Inbound, way, destination: server };
+            carry(proxy, trip, stream, &mut application).await;
         }
         Err(error) => {
             info!(%server, error = crate::failure::chain(&error), "the application does not accept");

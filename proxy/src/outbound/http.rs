@@ -97,7 +97,7 @@ impl Context {
         if *request.method() == Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
-        let mut request = request.map(Body::passing);
+        let mut request = request.map(|body| access.passing(body));
         let upgrade = form::receive(&mut request);
         match self.plan(&mut request, access)? {
             Next::Respond(response) => Ok(response),
@@ -122,6 +122,7 @@ impl Context {
             Target::Service(service, port) => (service, port),
         };
         let table = service.table();
+        access.parent(&table.routes.service, *port);
         let Some(port) = table.routes.ports.get(port) else {
             return Err(mesh::route::Failure::NoValidBackend.into());
         };
@@ -229,7 +230,7 @@ fn carry_out(
 ) -> Result<Next, Failure> {
     match decision {
         Decision::Redirect { rule, status, location } => {
-            access.route(&rule.route);
+            access.rule(rule);
             let mut response = respond::redirect(status, location);
             if let Some(modifier) = &rule.filters.response_headers {
                 modifier.apply(response.headers_mut());
@@ -237,11 +238,11 @@ fn carry_out(
             Ok(Next::Respond(response))
         }
         Decision::Fail { rule, failure } => {
-            rule.iter().for_each(|rule| access.route(&rule.route));
+            rule.iter().for_each(|rule| access.rule(rule));
             Err(failure.into())
         }
         Decision::Forward { rule, matched_prefix, backend: index, backend_filters } => {
-            access.route(&rule.route);
+            access.rule(rule);
             let mut plan = Plan::backend(table, index, access)?;
             for filters in [&rule.filters, backend_filters] {
                 apply(filters, request, matched_prefix)?;

@@ -11,10 +11,10 @@ use tracing::{info, warn};
 
 use super::Target;
 use crate::{
-    carry,
+    carry::{self, Trip},
     failure::{Failure, chain},
     identity::Inside,
-    metrics::{Direction, Security, TcpLabels},
+    metrics::{Direction, Rule, Way},
     net::{
         peek::Peeked,
         socket::{self, reset_on_close},
@@ -53,20 +53,37 @@ pub async fn carry(
         Err(failure) => {
             warn!(reason = failure.reason(), "cannot carry a connection: {}", failure.chain());
             proxy.metrics.refuse(Direction::Outbound, failure.reason());
+            trip(target, None, destination).failed(proxy, failure.reason(), failure.chain());
             return reset_on_close(client.socket());
         }
     };
-    let security = if dialled.endpoint.identity().is_some() { Security::Mtls } else { Security::None };
-    let labels = TcpLabels::new(Direction::Outbound, dialled.backend.as_ref(), security);
-    carry::carry(&proxy.metrics, &labels, client, &mut dialled.upstream).await;
+    let trip = trip(target, Some(&dialled), destination);
+    carry::carry(proxy, trip, client, &mut dialled.upstream).await;
+}
+
+/// What a connection's account says of its way.
+fn trip(target: &Target, dialled: Option<&Dialled>, destination: SocketAddr) -> Trip {
+    let mut way = Way::with_peer(dialled.and_then(|dialled| dialled.endpoint.identity()));
+    way.backend = dialled.and_then(|dialled| dialled.backend.clone());
+    if let Target::Service(service, port) = target {
+        let table = service.table();
+        way.parent = Some(BackendKey { service: table.routes.service.clone(), port: *port });
+        way.rule = table.routes.ports.get(port).and_then(|port| match &port.governing {
+            Governing::Tcp { table } | Governing::Tls { table } => {
+                Some(Rule { route: table.route().clone(), index: 0, name: None })
+            }
+            Governing::Http { .. } | Governing::Refused { .. } | Governing::Default => None,
+        });
+    }
+    Trip { direction: Direction::Outbound, way, destination }
 }
 
 /// Carries a connection that is none of the mesh's business, as the kernel would have.
 pub async fn pass_through(proxy: &Arc<Proxy>, client: TcpStream, destination: SocketAddr) {
     match socket::connect(destination, None).await {
         Ok(mut upstream) => {
-            let labels = TcpLabels::new(Direction::Outbound, None, Security::None);
-            carry::carry(&proxy.metrics, &labels, Peeked::new(client), &mut upstream).await;
+            let trip = Trip { direction: Direction::Outbound, way: Way::default(), destination };
+            carry::carry(proxy, trip, Peeked::new(client), &mut upstream).await;
         }
         Err(error) => {
             info!(%destination, error = chain(&error), "a destination outside the mesh does not answer");

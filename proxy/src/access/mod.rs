@@ -1,0 +1,212 @@
+//! The account of each request and connection: what is noted while it lasts, its metrics, and its line in the access
+//! log.
+
+mod json;
+mod line;
+mod log;
+mod status;
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use hyper::{HeaderMap, Request, Response, body::Incoming};
+use mesh::{
+    identity::Identity,
+    names::ServiceName,
+    route::{BackendKey, HttpRule},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    body::{Body, Passed},
+    failure::Failure,
+    http::respond::{self, Answer, Manner},
+    metrics::{Direction, Exchange, Failed, Metrics, RequestLabels, Rule, Way, known_method},
+    proxy::Proxy,
+    upstream::Endpoint,
+};
+
+use line::Line;
+pub use line::TcpLine;
+pub use log::Log;
+
+/// The reason of a request whose client left before it had the whole answer.
+const CLIENT_LEFT: &str = "client_disconnected";
+/// The reason of an answer that broke off, as in [`Failure::reason`].
+const BROKE_OFF: &str = "connection_terminated";
+
+/// What is noted while a request is served, until its response's body has ended.
+pub struct Access {
+    metrics: Arc<Metrics>,
+    began: Instant,
+    labels: RequestLabels,
+    status: Option<u16>,
+    reason: Option<&'static str>,
+    whole: bool,
+    line: Option<Box<Line>>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Access {
+    /// A request has come.
+    pub fn begin(
+        direction: Direction,
+        proxy: &Proxy,
+        request: &Request<Incoming>,
+        destination: SocketAddr,
+    ) -> Box<Self> {
+        proxy.metrics.in_flight.inc();
+        let exchange = match Manner::of(request) {
+            Manner::Grpc => Exchange::Grpc { status: None },
+            Manner::Http1 | Manner::Http2 => {
+                Exchange::Http { method: known_method(request.method()), status: None }
+            }
+        };
+        Box::new(Self {
+            metrics: Arc::clone(&proxy.metrics),
+            began: Instant::now(),
+            labels: RequestLabels {
+                direction,
+                exchange,
+                failed: Failed::No,
+                way: Way::default(),
+                overflow: false,
+            },
+            status: None,
+            reason: None,
+            whole: false,
+            line: proxy.log.as_ref().map(|log| Box::new(Line::begin(log, request, destination))),
+            room: Arc::clone(&proxy.requests).try_acquire_owned().ok(),
+        })
+    }
+
+    /// Whether the proxy may carry one more request. Its room is given back when the response has ended.
+    ///
+    /// # Errors
+    /// When it carries as many as it may.
+    pub fn has_room(&self) -> Result<(), Failure> {
+        self.room.as_ref().map(drop).ok_or(Failure::Overloaded)
+    }
+
+    /// The request's body, counted as it passes if anybody will read the count.
+    pub fn passing(&self, body: Incoming) -> Body {
+        Body::passing(body).counted(self.line.as_ref().map(|line| &line.request_bytes))
+    }
+
+    /// The response, or the proxy's own answer in its place. What was noted goes with its body.
+    ///
+    /// # Errors
+    /// When the answer is a reset of the request's stream.
+    pub fn close(mut self: Box<Self>, outcome: Result<Response<Body>, Failure>, manner: Manner) -> Answer {
+        let response = match outcome {
+            Ok(response) => response,
+            Err(failure) => {
+                self.failed(&failure);
+                respond::failure(&failure, manner)?
+            }
+        };
+        self.answered(&response);
+        Ok(response.map(|body| body.accounted(self)))
+    }
+
+    /// The Service and port that the client dialled.
+    pub fn parent(&mut self, service: &ServiceName, port: u16) {
+        self.labels.way.parent = Some(BackendKey { service: service.clone(), port });
+    }
+
+    /// The rule that matched.
+    pub fn rule(&mut self, rule: &HttpRule) {
+        self.labels.way.rule = Some(Rule::of(rule));
+    }
+
+    /// The backend that was chosen.
+    pub fn backend(&mut self, backend: &BackendKey) {
+        self.labels.way.backend = Some(backend.clone());
+    }
+
+    /// The endpoint that is tried.
+    pub fn endpoint(&mut self, endpoint: &Endpoint) {
+        self.labels.way.set_peer(endpoint.identity());
+        if let Some(line) = &mut self.line {
+            line.peer = Some(endpoint.addr);
+        }
+    }
+
+    /// Who calls, if the connection proved it, and from where.
+    pub fn caller(&mut self, identity: Option<&Identity>, addr: Option<SocketAddr>) {
+        self.labels.way.set_peer(identity);
+        if let Some(line) = &mut self.line {
+            line.peer = addr;
+        }
+    }
+
+    /// The application took a request on this port of the pod. (A port that nobody serves is a number of its caller's
+    /// choice, and no label.)
+    pub fn served_on(&mut self, port: u16) {
+        self.labels.way.server_port = Some(port);
+    }
+
+    /// What the response's body is noted in.
+    pub fn passed(&mut self, passed: &Passed<'_>) {
+        match passed {
+            Passed::Data(bytes) => {
+                if let Some(line) = &mut self.line {
+                    line.response_bytes += bytes;
+                }
+            }
+            Passed::Trailers(trailers) => self.grpc_status(trailers),
+            Passed::End => self.whole = true,
+            Passed::Break => self.reason = Some(BROKE_OFF),
+        }
+    }
+
+    fn answered(&mut self, response: &Response<Body>) {
+        self.status = Some(response.status().as_u16());
+        if let Exchange::Http { status, .. } = &mut self.labels.exchange {
+            *status = self.status;
+        }
+        self.grpc_status(response.headers());
+    }
+
+    fn grpc_status(&mut self, headers: &HeaderMap) {
+        if let Exchange::Grpc { status } = &mut self.labels.exchange {
+            *status = status.or_else(|| status::grpc(headers));
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.reason = Some(failure.reason());
+        if let Some(line) = &mut self.line {
+            line.error = Some(failure.chain());
+        }
+    }
+
+    /// What came of it, when nothing more will.
+    fn settle(&mut self) {
+        if !self.whole && self.reason.is_none() {
+            self.reason = Some(CLIENT_LEFT);
+        }
+        if let Exchange::Grpc { status } = &mut self.labels.exchange {
+            let left = self.reason == Some(CLIENT_LEFT);
+            *status = status.or_else(|| Some(status::grpc_instead(self.status, left)));
+        }
+        self.labels.failed = match self.reason {
+            Some(reason) => Failed::Reason(reason),
+            None if status::is_error(self.labels.direction, self.labels.exchange) => Failed::Status,
+            None => Failed::No,
+        };
+    }
+}
+
+impl Drop for Access {
+    /// Also when the client left before there was a response.
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        self.settle();
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        if let Some(line) = self.line.take() {
+            line.write(&self.labels, self.status, took);
+        }
+        self.metrics.request(&self.labels, took, now);
+    }
+}
