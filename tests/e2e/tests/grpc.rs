@@ -10,7 +10,7 @@ use e2e::manifest::{
     backends, client, grpc_route, h2c_service, http_route, http_server, meshed_namespace, namespace,
     pod_with, service,
 };
-use e2e::{Reply, World, tool};
+use e2e::{Reply, World, tool, until};
 
 const CLIENT: &str = "shop/client";
 /// One run of the interop client.
@@ -60,7 +60,10 @@ e2e::prove!(
         response_headers_are_modified_by_the_rule_and_by_the_backend,
         a_call_that_no_rule_matches_is_unimplemented,
         a_call_to_an_invalid_backend_is_unavailable,
+        an_invalid_backend_is_unavailable_for_its_share,
         a_call_to_a_service_without_endpoints_is_unavailable,
+        a_call_whose_server_dies_is_unavailable,
+        a_route_governs_a_port_that_declares_nothing,
         a_grpc_route_outranks_an_http_route,
         the_status_of_a_good_route_is_accepted_and_resolved,
     ]
@@ -391,6 +394,49 @@ fn a_call_to_a_service_without_endpoints_is_unavailable(world: &World) -> Result
     for host in ["empty", "emptied"] {
         check_status(&call(world, host, "shop.Cart/Add", &[])?, UNAVAILABLE);
     }
+    Ok(())
+}
+
+fn an_invalid_backend_is_unavailable_for_its_share(world: &World) -> Result<()> {
+    parent(world, "half", &format!("- {}", backends(80, &[("web-v1", 50), ("nobody", 50)])))?;
+    let grpc = ["--http2", "--header", "content-type:application/grpc", "--requests", "400"];
+    let load = world.load(CLIENT, "http://half/shop.Cart/Add", &grpc)?.all_well(400);
+    // An answer of the mesh names no server.
+    assert_eq!(load.by("web-v1") + load.by(""), 400, "{load:?}");
+    load.share("web-v1", 50, 10);
+    Ok(())
+}
+
+fn a_call_whose_server_dies_is_unavailable(world: &World) -> Result<()> {
+    let counts = format!("http://{}:8080/counts", world.pod_ip("shop/web-v2")?);
+    let counts = || Ok::<_, anyhow::Error>(world.curl("plain/client", &[&counts])?.body);
+    let before = counts()?;
+    let grpc = ["--http2-prior-knowledge", "-H", "content-type: application/grpc", "-d", ""];
+    let call_of_a_minute = ["curl", "-sS", "-i", "--max-time", "60", "http://web-v2/delay/60000"];
+    let mut waiting = world.start(CLIENT, &[&call_of_a_minute[..], &grpc].concat())?;
+    until("the call has come", CASE, || {
+        ensure!(!waiting.is_over(), "the call is over");
+        ensure!(counts()? != before, "the server has had no call");
+        Ok(())
+    })?;
+    world.lab(&["kill", "shop/web-v2", "-c", "app"])?.good()?;
+    check_status(&Reply::parse(&waiting.finish(CASE)?.good()?.out)?, UNAVAILABLE);
+    until("the server is back", CASE, || {
+        ensure!(call(world, "web-v2", "shop.Cart/Add", &[])?.server() == "web-v2");
+        Ok(())
+    })
+}
+
+fn a_route_governs_a_port_that_declares_nothing(world: &World) -> Result<()> {
+    let rules = marking(&[("cart", "method: {service: shop.Cart}")]);
+    for (name, route) in [("unnamed", "unnamed"), ("named", "named:80")] {
+        let service = service("shop", name, "app: web", &[(80, 8080), (81, 8080)]);
+        world.apply(&[service, grpc_route("shop", name, route, &rules)].concat())?;
+        check(world, name, "shop.Cart/Add", &[], "cart")?;
+        check(world, name, "shop.Stock/Add", &[], UNIMPLEMENTED)?;
+    }
+    // The route names port 80, and leaves 81 alone.
+    assert!(call(world, "named:81", "shop.Stock/Add", &[])?.server().starts_with("web-"));
     Ok(())
 }
 
