@@ -35,7 +35,11 @@ use crate::{
     admin::Probes,
     config::Config,
     control::ControlPlane,
-    discovery::Discovery,
+    discovery::{
+        Discovery,
+        own_pod::{self, OwnPod},
+    },
+    drain::{Drain, Stage},
     metrics::Metrics,
     net::listen::{bind, bind_to, serve},
     proxy::{CONNECTIONS_MAX, CONNECTIONS_ONE_WAY, Proxy},
@@ -74,6 +78,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(identity::keep_renewed(ControlPlane::new(&config)?, identity, renewed));
 
     let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone()));
+    let own_pod = own_pod::follow(control.kube(&config.pod_namespace), &config);
     let discovery = Discovery::start(Arc::clone(&config), &control, Arc::clone(&registry));
     let (drain, draining) = drain::channel();
     let drain_limit = Duration::from_secs(config.drain_seconds);
@@ -83,13 +88,26 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let connections = listeners.serve(&proxy, &probes);
     info!(version = env!("CARGO_PKG_VERSION"), "heddle-proxy serves");
 
-    terminated().await?;
-    info!("drains: takes what comes, ends what is idle");
-    drain.begin();
+    tokio::select! {
+        told = terminated() => told?,
+        () = leave_with_pod(&drain, own_pod) => (),
+    }
+    info!("the application has ended: serves what still comes, and ends what is idle");
+    drain.reach(Stage::Ending);
     let idle = timeout(drain_limit, until_idle(&connections)).await.is_ok();
     info!(idle, "heddle-proxy leaves");
     proxy.flush();
     Ok(())
+}
+
+/// Asks callers to go elsewhere as soon as this pod is being deleted; its application, and all that it calls, go on.
+async fn leave_with_pod(drain: &Drain, mut own_pod: watch::Receiver<OwnPod>) {
+    // An error means that nobody can tell any more; the signal still comes.
+    if own_pod.wait_for(|pod| pod.terminating).await.is_ok() {
+        info!("the pod is being deleted: callers are asked to go elsewhere, and served while they come");
+        drain.reach(Stage::Leaving);
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Waits for the last connection; new ones still come and are served.

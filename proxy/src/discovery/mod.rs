@@ -8,6 +8,7 @@ mod actor;
 mod addresses;
 mod live;
 mod lookup;
+pub mod own_pod;
 mod show;
 mod store;
 mod watch;

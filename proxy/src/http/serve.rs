@@ -3,13 +3,17 @@
 use std::{future::Future, pin::pin, time::Duration};
 
 use hyper::{
-    Method, Request,
+    Method, Request, Response, StatusCode,
     body::Incoming,
+    header::{CONNECTION, HeaderValue},
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -17,7 +21,10 @@ use super::{
     respond::Answer,
     streams::{Stream, Streams},
 };
-use crate::{body::Body, drain::Draining};
+use crate::{
+    body::Body,
+    drain::{Draining, Stage},
+};
 
 /// A request's head, decoded, at most.
 const HEAD_MAX: usize = 64 * 1024;
@@ -28,6 +35,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// …and given up when none comes for this long.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an HTTP/2 connection is served whose caller did not know yet that the pod is being deleted. Telling it at once
+/// would cost it a handshake for each few requests until it knows; endpoints are updated within about this time.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How much a kind of caller may do.
 #[derive(Debug, Clone, Copy)]
@@ -44,12 +54,20 @@ pub struct Limits {
     resets: Option<usize>,
     /// Whether protocols may be switched by extended CONNECT (RFC 8441), which only proxies do.
     switches: bool,
+    /// From when on callers are asked to go elsewhere: the own application has nowhere to go while it works.
+    leaves: Stage,
 }
 
 impl Limits {
     /// The own application, which is trusted: limits only bound memory.
-    pub const APPLICATION: Self =
-        Self { head: None, streams: 1000, stream_window: 64 * 1024, resets: None, switches: false };
+    pub const APPLICATION: Self = Self {
+        head: None,
+        streams: 1000,
+        stream_window: 64 * 1024,
+        resets: None,
+        switches: false,
+        leaves: Stage::Ending,
+    };
     /// A peer's proxy.
     pub const PEER: Self = Self {
         head: Some(Duration::from_secs(60)),
@@ -57,10 +75,16 @@ impl Limits {
         stream_window: 256 * 1024,
         resets: Some(1000),
         switches: true,
+        leaves: Stage::Leaving,
     };
     /// A caller from outside the mesh.
-    pub const UNMESHED: Self =
-        Self { head: Some(Duration::from_secs(60)), streams: 256, resets: Some(1000), ..Self::APPLICATION };
+    pub const UNMESHED: Self = Self {
+        head: Some(Duration::from_secs(60)),
+        streams: 256,
+        resets: Some(1000),
+        leaves: Stage::Leaving,
+        ..Self::APPLICATION
+    };
 
     /// What an HTTP/2 connection may have in flight: as much as all of its streams, so that bodies which nobody reads
     /// hold up no other stream. It is a bound, not a reservation.
@@ -91,20 +115,28 @@ pub async fn serve<I, F, Fut>(
     }
 }
 
-async fn http1<I, F, Fut>(io: I, limits: Limits, draining: Draining, handle: F) -> hyper::Result<()>
+/// A kept connection that is closed while its client sends the next request fails that request, so callers are told with a
+/// response; idle connections are closed only when the application has ended.
+async fn http1<I, F, Fut>(io: I, limits: Limits, mut draining: Draining, handle: F) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send,
 {
-    let service = service_fn(handle);
+    let leaving = &draining.clone();
+    let service = service_fn(|request| {
+        let answer = handle(request);
+        async move {
+            answer.await.map(|answer| if leaving.stage() < limits.leaves { answer } else { last(answer) })
+        }
+    });
     // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
     // `pipeline_flush` stays off: with it a slow reader's whole response would be buffered.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(HEAD_MAX)
-        .keep_alive(!draining.has_begun())
+        .keep_alive(draining.stage() < Stage::Ending)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
@@ -112,9 +144,17 @@ where
         // The connection first: a request that has arrived is answered, whatever else is true.
         biased;
         ended = connection.as_mut() => return ended,
-        () = draining.begins() => connection.as_mut().graceful_shutdown(),
+        () = draining.reaches(Stage::Ending) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// An answer after which the connection ends (RFC 9112 section 9.6). One that switches protocols ends it anyhow.
+fn last(mut answer: Response<Body>) -> Response<Body> {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 async fn http2<I, F, Fut>(
@@ -165,10 +205,21 @@ where
             return Ok(());
         }
         () = streams.idle(), if limits.resets.is_some() => connection.as_mut().graceful_shutdown(),
-        () = draining.begins() => connection.as_mut().graceful_shutdown(),
+        () = left(draining, limits.leaves) => connection.as_mut().graceful_shutdown(),
         () = over => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// Returns when an HTTP/2 connection's caller must be told to go elsewhere. The GOAWAY that tells it costs no request:
+/// what was sent before it arrived is served (RFC 9113 section 6.8).
+async fn left(mut draining: Draining, from: Stage) {
+    let late = draining.stage() >= from;
+    draining.reaches(from).await;
+    if late {
+        // Its end does not matter, only that it comes no later than LATE.
+        let _ = timeout(LATE, draining.reaches(Stage::Ending)).await;
+    }
 }
 
 /// hyper leaves it to us that an answer to HEAD has no body (RFC 9110 section 9.3.2).
