@@ -49,7 +49,7 @@ fn every_crate_comes_from_an_allowed_registry() {
 fn no_package_has_more_dependencies_than_it_had() {
     // Crates of others that each program or library asks for directly. Whoever raises a number
     // says in the commit why the crate is worth its weight.
-    const MOST: [(&str, usize); 8] = [
+    const MOST: [(&str, usize); 9] = [
         ("mesh", 8),
         ("init", 4),
         ("proxy", 25),
@@ -57,6 +57,7 @@ fn no_package_has_more_dependencies_than_it_had() {
         ("lab", 22),
         ("echo", 8),
         ("e2e", 4),
+        ("chart", 3),
         ("policy", 4),
     ];
     let metadata = Metadata::read();
