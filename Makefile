@@ -2,7 +2,7 @@
 
 LAB := target/release/lab
 
-.PHONY: help setup build demo test fmt lint lab clean
+.PHONY: help setup build images demo test fmt lint lab clean
 
 help: ## List the tasks
 	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
@@ -13,6 +13,9 @@ setup: ## Install what the demo and the tests need (Debian, as root)
 
 build: ## Build the release programs
 	cargo build --release --locked
+
+images: ## Build the three images; PUSH=registry.example.com/mesh pushes them
+	@images/build.sh $(if $(PUSH),--push $(PUSH))
 
 demo: ## Watch unmodified programs talk through the mesh, without a cluster
 	@tests/setup.sh demo

@@ -1,0 +1,22 @@
+# heddle-injector, the control plane. `docker build -f images/injector.Dockerfile .` compiles it. `make images` stops
+# at the stage `prebuilt`, whose context is a file system that images/rootfs.sh laid out: that needs no registry.
+FROM scratch AS image
+LABEL org.opencontainers.image.title=heddle-injector org.opencontainers.image.licenses=Apache-2.0
+ENV PATH=/usr/local/bin
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/heddle-injector"]
+
+FROM image AS prebuilt
+COPY . /
+
+# Up to the last line the same in all three, so that one build makes them all.
+FROM docker.io/library/rust:1.95.0-bookworm AS build
+WORKDIR /src
+ENV RUSTUP_TOOLCHAIN=1.95.0
+RUN apt-get update && apt-get install -y --no-install-recommends iptables && rm -rf /var/lib/apt/lists/*
+COPY . .
+RUN cargo build --locked --profile dist -p init -p proxy -p injector
+RUN images/rootfs.sh heddle-injector target/dist/heddle-injector /rootfs
+
+FROM image
+COPY --from=build /rootfs/ /
