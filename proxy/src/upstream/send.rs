@@ -49,7 +49,7 @@ enum Held {
 type Sent = Result<(Response<Incoming>, Held), SendError>;
 
 /// How many connections of one endpoint a request is tried on, when they turn out to be on their way out.
-const CONNECTIONS: usize = 3;
+const CONNECTIONS: usize = 8;
 
 impl Exchange {
     /// The response has come to its end: the connection can carry the next request.
