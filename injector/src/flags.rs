@@ -57,6 +57,15 @@ pub struct Flags {
     #[arg(long, value_name = "NAME_OR_IP")]
     pub advertise: Vec<String>,
 
+    /// Where proxies send spans, by OTLP over plain HTTP, such as http://collector.observability.svc:4318; without it
+    /// they make none
+    #[arg(long, value_name = "URL", value_parser = plain_http)]
+    pub otlp_endpoint: Option<String>,
+
+    /// The share of the traces that begin at a proxy which are recorded, from 0 to 1 [default: 1]
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    pub trace_ratio: Option<f64>,
+
     /// Image of heddle-proxy in injected pods
     #[arg(long, value_name = "IMAGE", default_value = concat!("heddle-proxy:", env!("CARGO_PKG_VERSION")))]
     pub proxy_image: String,
@@ -108,6 +117,17 @@ impl From<MtlsMode> for settings::MtlsMode {
             MtlsMode::Permissive => Self::Permissive,
         }
     }
+}
+
+fn plain_http(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").filter(|rest| !rest.is_empty());
+    rest.map(|_| text.to_owned())
+        .ok_or_else(|| "must be http://HOST:PORT; https is not spoken to collectors".to_owned())
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {

@@ -132,6 +132,8 @@ fn config(flags: &Flags) -> Config {
         trust_domain: flags.trust_domain.to_string(),
         mtls_mode: flags.mtls_mode.into(),
         cluster_cidrs: flags.cluster_cidr.iter().map(ToString::to_string).collect(),
+        otlp_endpoint: flags.otlp_endpoint.clone(),
+        trace_ratio: flags.trace_ratio,
     }
 }
 

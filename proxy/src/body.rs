@@ -109,8 +109,10 @@ impl Body {
     }
 
     /// No body in the place of this one, for an answer that has none by its kind.
-    pub fn withheld(self) -> Self {
-        Self { from: From::Nothing, ..self }
+    pub fn withheld(mut self) -> Self {
+        self.from = From::Nothing;
+        self.note(None);
+        self
     }
 
     /// Keeps its stream counted until the body ends.

@@ -57,6 +57,12 @@ pub struct Config {
     /// Which requests and connections are written to the access log.
     #[arg(long, env = "HEDDLE_ACCESS_LOG", value_enum, default_value_t = AccessLog::Errors)]
     pub access_log: AccessLog,
+    /// Where spans are sent, by OTLP over HTTP; none are made without it. Plain HTTP: http://HOST:4318.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = collector)]
+    pub otlp_endpoint: Option<Uri>,
+    /// The share of the traces that begin here which are recorded, from 0 to 1; others go by their sender's word.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value_t = 1.0, value_parser = ratio)]
+    pub trace_ratio: f64,
     /// How long open connections may go on after SIGTERM, in seconds.
     #[arg(long, env = "HEDDLE_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
@@ -110,6 +116,21 @@ pub enum AccessLog {
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(text).map_err(|e| e.to_string())
+}
+
+fn collector(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
+    let plain = uri.scheme_str() == Some("http") && uri.host().is_some() && uri.query().is_none();
+    if plain {
+        Ok(uri)
+    } else {
+        Err("must be http://HOST:PORT; https is not spoken to collectors".to_owned())
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 fn port_set(text: &str) -> Result<PortSet, String> {

@@ -16,6 +16,7 @@ mod metrics;
 mod net;
 mod outbound;
 mod proxy;
+mod trace;
 mod upstream;
 
 use std::{io::IsTerminal as _, net::Ipv4Addr, process::ExitCode, sync::Arc, time::Duration};
@@ -96,7 +97,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     drain.reach(Stage::Ending);
     let idle = timeout(drain_limit, until_idle(&connections)).await.is_ok();
     info!(idle, "heddle-proxy leaves");
-    proxy.flush();
+    proxy.flush().await;
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tracing::error;
 
 use crate::{
     access::Log, config::Config, discovery::Discovery, drain::Draining, identity::CurrentCredentials,
-    metrics::Metrics, upstream::Registry,
+    metrics::Metrics, trace::Tracer, upstream::Registry,
 };
 
 /// Connections at once, in both directions together (file descriptors: two for each, of 20,000).
@@ -30,6 +31,8 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     /// The access log, unless it is off.
     pub log: Option<Arc<Log>>,
+    /// What makes spans, if anybody collects them.
+    pub tracer: Option<Arc<Tracer>>,
     /// When it ends.
     pub draining: Draining,
     /// Room for requests.
@@ -48,13 +51,20 @@ impl Proxy {
     ) -> Arc<Self> {
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let log = Log::open(config.access_log, &metrics.lines_dropped).map(Arc::new);
-        Arc::new(Self { config, discovery, registry, credentials, metrics, log, draining, requests })
+        let tracer = Tracer::start(&config, &metrics.spans_dropped).unwrap_or_else(|error| {
+            error!(error = crate::failure::chain(&error), "there are no spans");
+            None
+        });
+        Arc::new(Self { config, discovery, registry, credentials, metrics, log, tracer, draining, requests })
     }
 
     /// Lets nothing of the account be lost when the program ends.
-    pub fn flush(&self) {
+    pub async fn flush(&self) {
         if let Some(log) = &self.log {
             log.flush();
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.flush().await;
         }
     }
 }

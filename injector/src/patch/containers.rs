@@ -127,7 +127,7 @@ fn environment(settings: &Settings, config: &Config, probes: &Map<String, Value>
     from_pod.into_iter().chain(set.map(|(name, value)| json!({"name": name, "value": value}))).collect()
 }
 
-fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> [(&'static str, String); 11] {
+fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> [(&'static str, String); 13] {
     let ports = |ports: &PortSet| ports.to_string();
     let probes = if probes.is_empty() { String::new() } else { Value::Object(probes.clone()).to_string() };
     let drain = settings.drain_seconds.map(|seconds| seconds.to_string());
@@ -143,6 +143,8 @@ fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> 
         ("HEDDLE_ACCESS_LOG", access_log(settings.access_log).to_owned()),
         ("HEDDLE_DRAIN_SECONDS", drain.unwrap_or_default()),
         ("HEDDLE_APP_PROBES", probes),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", config.otlp_endpoint.clone().unwrap_or_default()),
+        ("OTEL_TRACES_SAMPLER_ARG", config.trace_ratio.map(|ratio| ratio.to_string()).unwrap_or_default()),
     ]
 }
 

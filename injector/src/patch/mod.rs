@@ -26,6 +26,10 @@ pub struct Config {
     pub mtls_mode: MtlsMode,
     /// Ranges of Service and pod addresses.
     pub cluster_cidrs: Vec<String>,
+    /// Where proxies send their spans, if anywhere.
+    pub otlp_endpoint: Option<String>,
+    /// The share of the traces that begin at a proxy which are recorded; all if it is not said.
+    pub trace_ratio: Option<f64>,
 }
 
 /// What is done with a pod.

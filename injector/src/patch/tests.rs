@@ -16,6 +16,8 @@ fn config() -> Config {
         trust_domain: "cluster.local".to_owned(),
         mtls_mode: MtlsMode::Permissive,
         cluster_cidrs: vec!["10.0.0.0/8".to_owned(), "fd00::/8".to_owned()],
+        otlp_endpoint: None,
+        trace_ratio: None,
     }
 }
 

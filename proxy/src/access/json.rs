@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use super::fields::Fields;
+
 /// An object that is being written.
 pub struct Object(Vec<u8>);
 
@@ -9,27 +11,6 @@ impl Object {
     /// An object without fields.
     pub fn new() -> Self {
         Self(Vec::with_capacity(768))
-    }
-
-    /// A text, its control characters escaped. An empty one is left out.
-    pub fn text(&mut self, key: &'static str, value: &str) {
-        if !value.is_empty() {
-            self.key(key);
-            // Writing to memory does not fail, and a text is always JSON.
-            let _ = serde_json::to_writer(&mut self.0, value);
-        }
-    }
-
-    /// The beginning of a text that somebody else made as long as they liked.
-    pub fn bounded(&mut self, key: &'static str, value: &str, bytes: usize) {
-        let end = value.floor_char_boundary(bytes);
-        self.text(key, value.get(..end).unwrap_or_default());
-    }
-
-    /// A whole number.
-    pub fn number(&mut self, key: &'static str, value: u64) {
-        self.key(key);
-        let _ = write!(self.0, "{value}");
     }
 
     /// Seconds, to the microsecond.
@@ -50,6 +31,20 @@ impl Object {
     }
 }
 
+impl Fields for Object {
+    /// Control characters are escaped.
+    fn put_text(&mut self, key: &'static str, value: &str) {
+        self.key(key);
+        // Writing to memory does not fail, and a text is always JSON.
+        let _ = serde_json::to_writer(&mut self.0, value);
+    }
+
+    fn put_number(&mut self, key: &'static str, value: u64) {
+        self.key(key);
+        let _ = write!(self.0, "{value}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,7 +54,7 @@ mod tests {
         let mut object = Object::new();
         object.text("url.path", "/a\"\n\u{1b}[31m\u{7f}\\");
         object.text("nothing", "");
-        object.number("n", 42);
+        object.number("n", Some(42_u64));
         object.seconds("s", 0.001_234_567);
         object.bounded("cut", "aäb", 2);
         let line = String::from_utf8(object.finish()).expect("UTF-8");

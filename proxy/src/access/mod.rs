@@ -1,12 +1,17 @@
 //! The account of each request and connection: what is noted while it lasts, its metrics, and its line in the access
 //! log.
 
+mod fields;
 mod json;
 mod line;
 mod log;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::{HeaderMap, Request, Response, body::Incoming};
 use mesh::{
@@ -22,10 +27,12 @@ use crate::{
     http::respond::{self, Answer, Manner},
     metrics::{Direction, Exchange, Failed, Metrics, RequestLabels, Rule, Way, known_method},
     proxy::Proxy,
+    trace::{Context, Said, Span},
     upstream::Endpoint,
 };
 
-use line::Line;
+use fields::{Details, error_type};
+use line::RequestLine;
 pub use line::TcpLine;
 pub use log::Log;
 
@@ -42,7 +49,10 @@ pub struct Access {
     status: Option<u16>,
     reason: Option<&'static str>,
     whole: bool,
-    line: Option<Box<Line>>,
+    log: Option<Arc<Log>>,
+    span: Option<Box<Span>>,
+    trace: Option<Context>,
+    details: Option<Box<Details>>,
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -61,6 +71,11 @@ impl Access {
                 Exchange::Http { method: known_method(request.method()), status: None }
             }
         };
+        let log = proxy.log.clone();
+        let span = proxy.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers())).map(Box::new);
+        let sent = log.as_ref().and_then(|_| Context::of(request.headers()));
+        let recorded = span.as_ref().is_some_and(|span| span.is_recorded());
+        let wanted = log.is_some() || recorded;
         Box::new(Self {
             metrics: Arc::clone(&proxy.metrics),
             began: Instant::now(),
@@ -74,7 +89,10 @@ impl Access {
             status: None,
             reason: None,
             whole: false,
-            line: proxy.log.as_ref().map(|log| Box::new(Line::begin(log, request, destination))),
+            trace: span.as_ref().map(|span| span.context).or(sent),
+            log,
+            span,
+            details: wanted.then(|| Box::new(Details::of(request, destination))),
             room: Arc::clone(&proxy.requests).try_acquire_owned().ok(),
         })
     }
@@ -89,7 +107,14 @@ impl Access {
 
     /// The request's body, counted as it passes if anybody will read the count.
     pub fn passing(&self, body: Incoming) -> Body {
-        Body::passing(body).counted(self.line.as_ref().map(|line| &line.request_bytes))
+        Body::passing(body).counted(self.details.as_ref().map(|details| &details.request_bytes))
+    }
+
+    /// Makes this request the parent of what it leads to, if it has a span. Otherwise the headers stay as they are.
+    pub fn pass_on(&self, headers: &mut HeaderMap) {
+        if let Some(span) = &self.span {
+            span.pass_on(headers);
+        }
     }
 
     /// The response, or the proxy's own answer in its place. What was noted goes with its body.
@@ -126,16 +151,16 @@ impl Access {
     /// The endpoint that is tried.
     pub fn endpoint(&mut self, endpoint: &Endpoint) {
         self.labels.way.set_peer(endpoint.identity());
-        if let Some(line) = &mut self.line {
-            line.peer = Some(endpoint.addr);
+        if let Some(details) = &mut self.details {
+            details.peer = Some(endpoint.addr);
         }
     }
 
     /// Who calls, if the connection proved it, and from where.
     pub fn caller(&mut self, identity: Option<&Identity>, addr: Option<SocketAddr>) {
         self.labels.way.set_peer(identity);
-        if let Some(line) = &mut self.line {
-            line.peer = addr;
+        if let Some(details) = &mut self.details {
+            details.peer = addr;
         }
     }
 
@@ -149,8 +174,8 @@ impl Access {
     pub fn passed(&mut self, passed: &Passed<'_>) {
         match passed {
             Passed::Data(bytes) => {
-                if let Some(line) = &mut self.line {
-                    line.response_bytes += bytes;
+                if let Some(details) = &mut self.details {
+                    details.response_bytes += bytes;
                 }
             }
             Passed::Trailers(trailers) => self.grpc_status(trailers),
@@ -175,8 +200,24 @@ impl Access {
 
     fn failed(&mut self, failure: &Failure) {
         self.reason = Some(failure.reason());
-        if let Some(line) = &mut self.line {
-            line.error = Some(failure.chain());
+        if let Some(details) = &mut self.details {
+            details.error = Some(failure.chain());
+        }
+    }
+
+    /// Tells the log and the collector.
+    fn tell(&mut self, took: Duration) {
+        let Some(details) = self.details.take() else { return };
+        if let Some(log) = &self.log {
+            let (labels, http_status, trace) = (&self.labels, self.status, self.trace);
+            RequestLine { labels, details: &details, http_status, trace, took }.write(log);
+        }
+        if let Some(span) = self.span.take().filter(|span| span.is_recorded()) {
+            let mut attributes = Vec::with_capacity(20);
+            details.say(&self.labels, self.status, &mut attributes);
+            let error = (self.labels.failed != Failed::No).then(|| error_type(&self.labels));
+            let name = details.name(&self.labels);
+            span.end(Said { direction: self.labels.direction, name, attributes, error });
         }
     }
 
@@ -204,9 +245,7 @@ impl Drop for Access {
         self.settle();
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
-        if let Some(line) = self.line.take() {
-            line.write(&self.labels, self.status, took);
-        }
+        self.tell(took);
         self.metrics.request(&self.labels, took, now);
     }
 }

@@ -133,6 +133,7 @@ impl Context {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
         let asked = form::receive(&mut request);
+        access.pass_on(request.headers_mut());
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(CLIENT_CERT, client_cert.clone());
         }

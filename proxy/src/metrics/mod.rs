@@ -56,6 +56,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Lines of the access log that there was no room for.
     pub lines_dropped: Counter,
+    /// Spans that there was no room for, or that the collector did not take.
+    pub spans_dropped: Counter,
     /// What is known of the control plane.
     pub control: Control,
 }
@@ -141,6 +143,11 @@ impl Metrics {
             "heddle_access_log_dropped_lines",
             "Lines of the access log that nobody took in time",
             self.lines_dropped.clone(),
+        );
+        registry.register(
+            "heddle_trace_dropped_spans",
+            "Spans that the collector did not take in time",
+            self.spans_dropped.clone(),
         );
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("heddle_build", "The program", build);

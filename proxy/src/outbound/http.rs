@@ -99,6 +99,7 @@ impl Context {
         }
         let mut request = request.map(|body| access.passing(body));
         let upgrade = form::receive(&mut request);
+        access.pass_on(request.headers_mut());
         match self.plan(&mut request, access)? {
             Next::Respond(response) => Ok(response),
             Next::Forward(plan) => {

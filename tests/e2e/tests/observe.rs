@@ -264,5 +264,7 @@ fn trace_context_passes_as_it_is(world: &World) -> Result<()> {
     assert_eq!(reply.seen("traceparent").as_deref(), Some(parent));
     assert_eq!(reply.seen("tracestate").as_deref(), Some("vendor=1,other=2"));
     assert_eq!(world.curl(CLIENT, &["http://web/"])?.seen("traceparent"), None);
+    let line = logged(world, CLIENT, |line| line["url.path"] == "/traced")?;
+    assert_eq!(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
     Ok(())
 }

@@ -61,6 +61,9 @@ pub enum Command {
         /// Life of the proxies' certificates, in seconds.
         #[arg(long, value_name = "SECS")]
         leaf_ttl: Option<u64>,
+        /// Where proxies send their spans (OTLP over HTTP), such as http://10.96.0.50:4318.
+        #[arg(long, value_name = "URL")]
+        otlp_endpoint: Option<String>,
         /// How long to wait for the pods, in seconds.
         #[arg(long, value_name = "SECS", default_value_t = 120)]
         timeout: u64,

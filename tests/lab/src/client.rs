@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::cli::Mode;
 use crate::container;
 use crate::down;
 use crate::manifest::parse;
@@ -46,7 +45,7 @@ pub fn ask(place: &Place, request: &Request) -> Result<Value> {
 }
 
 /// Starts a world.
-pub fn up(place: &Place, mode: Mode, leaf_ttl: Option<u64>, timeout: u64, files: &[PathBuf]) -> Result<()> {
+pub fn up(place: &Place, settings: &Settings, timeout: u64, files: &[PathBuf]) -> Result<()> {
     let sources = read(files)?;
     parse(&sources).and_then(validate).map_err(anyhow::Error::msg)?;
     if !nix::unistd::geteuid().is_root() {
@@ -58,8 +57,7 @@ pub fn up(place: &Place, mode: Mode, leaf_ttl: Option<u64>, timeout: u64, files:
     if down::clear(place)? {
         eprintln!("cleared away what an earlier world {} had left", place.world);
     }
-    let settings = Settings { world: place.world.clone(), mode: mode.as_str().to_owned(), leaf_ttl };
-    start_supervisor(place, &settings)?;
+    start_supervisor(place, settings)?;
     let done = ask(place, &Request::Up { sources, timeout });
     done.context("the world is up, but not as it should be (`lab ps`, `lab logs`, `lab down`)")?;
     eprintln!("world {} is up", place.world);

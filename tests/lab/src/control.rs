@@ -300,6 +300,9 @@ fn command(world: &World) -> Vec<String> {
     if let Some(seconds) = world.settings.leaf_ttl {
         flag("leaf-ttl", seconds.to_string());
     }
+    if let Some(endpoint) = &world.settings.otlp_endpoint {
+        flag("otlp-endpoint", endpoint.clone());
+    }
     for range in POD_RANGES.into_iter().chain(SERVICE_RANGES) {
         flag("cluster-cidr", range.to_owned());
     }

@@ -45,6 +45,7 @@ use cli::{Cli, Command, Format};
 use manifest::{Key, Kind};
 use paths::Place;
 use protocol::Request;
+use world::Settings;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -61,7 +62,11 @@ fn run(cli: Cli) -> Result<()> {
     let ask = |request: Request| client::ask(&place, &request);
     let key = |kind: &str, name: &str| Key::from_words(kind, name).map_err(anyhow::Error::msg);
     match cli.command {
-        Command::Up { mode, leaf_ttl, timeout, files } => client::up(&place, mode, leaf_ttl, timeout, &files),
+        Command::Up { mode, leaf_ttl, otlp_endpoint, timeout, files } => {
+            let world = place.world.clone();
+            let settings = Settings { world, mode: mode.as_str().to_owned(), leaf_ttl, otlp_endpoint };
+            client::up(&place, &settings, timeout, &files)
+        }
         Command::Apply { timeout, files } => {
             ask(Request::Apply { sources: client::read(&files)?, timeout }).map(drop)
         }

@@ -42,6 +42,8 @@ pub struct Settings {
     pub mode: String,
     /// Life of the proxies' certificates in seconds.
     pub leaf_ttl: Option<u64>,
+    /// Where the proxies send their spans.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Everything of one world. It lives on one thread.
