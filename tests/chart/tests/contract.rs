@@ -98,6 +98,13 @@ fn labelled_pods_wait_for_the_webhook_and_others_never_see_it() {
 }
 
 #[test]
+fn while_its_pods_are_replaced_somebody_answers_the_webhook() {
+    let strategy = one("Deployment", "heddle-injector")["spec"]["strategy"].clone();
+    assert_eq!(strategy["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
+    assert!(container()["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64() >= Some(5), "{strategy}");
+}
+
+#[test]
 fn certificates_are_the_control_planes_own_affair() {
     let objects = objects(&ALL).expect("the chart renders");
     let text = json!(objects).to_string();
