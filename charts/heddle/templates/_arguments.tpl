@@ -14,8 +14,11 @@
 {{- range .Values.clusterCidrs }}
 - --cluster-cidr={{ . }}
 {{- end }}
-{{- with .Values.otlpEndpoint }}
-- {{ printf "--otlp-endpoint=%s" . | quote }}
+{{- with .Values.tracing }}
+{{- if .otlpEndpoint }}
+- {{ printf "--otlp-endpoint=%s" .otlpEndpoint | quote }}
+- --trace-ratio={{ .ratio }}
+{{- end }}
 {{- end }}
 - {{ printf "--log=%s" .Values.log | quote }}
 {{- end }}

@@ -16,7 +16,7 @@ const ALL: [&str; 6] = [
     "--set",
     "podMonitor.enabled=true,networkPolicy.controlPlane=true,networkPolicy.namespaces={shop}",
     "--set",
-    "clusterCidrs={10.96.0.0/12},otlpEndpoint=http://collector:4318",
+    "clusterCidrs={10.96.0.0/12},tracing.otlpEndpoint=http://collector:4318",
 ];
 
 /// The one object of this kind and name.
@@ -60,6 +60,19 @@ fn the_ports_are_the_contracts() {
 fn proxies_find_it_where_they_look() {
     assert_eq!(NAMESPACE, SYSTEM_NAMESPACE);
     assert_eq!(one("Service", "heddle-injector")["metadata"]["namespace"], SYSTEM_NAMESPACE);
+}
+
+#[test]
+fn every_argument_is_a_flag_of_the_program() {
+    let source = fs::read_to_string(root().join("injector/src/flags.rs")).expect("it is there");
+    let known = |field: &str| source.contains(&format!("pub {field}:"));
+    for argument in container()["args"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let name = argument.trim_start_matches("--").split('=').next().unwrap_or_default();
+        let field = name.replace('-', "_");
+        // These come together.
+        let awaited = ["kubernetes", "create_ca", "issuer_secret"].contains(&field.as_str());
+        assert!(known(&field) || (awaited && !known("kubernetes")), "heddle-injector has no flag --{name}");
+    }
 }
 
 #[test]

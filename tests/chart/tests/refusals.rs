@@ -28,7 +28,11 @@ fn values_that_cannot_be() {
     check("clusterCidrs={10.96.0.0}", "at '/clusterCidrs/0': '10.96.0.0' does not match pattern");
     check("image.registry=https://example.com", "at '/image/registry': 'https://example.com' does not match");
     check("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of");
-    check("otlpEndpoint=collector:4318", "at '/otlpEndpoint': 'collector:4318' does not match pattern");
+    check(
+        "tracing.otlpEndpoint=collector:4318",
+        "at '/tracing/otlpEndpoint': 'collector:4318' does not match",
+    );
+    check("tracing.ratio=2", "at '/tracing/ratio': maximum: got 2, want 1");
     check("podMonitor.interval=30", "at '/podMonitor/interval': got number, want string");
 }
 
