@@ -1,12 +1,15 @@
-//! The TCP client: plays a dialogue of steps, once or many times, and counts who answered.
+//! The TCP client: plays a dialogue of steps, once or many times, and counts who answered, and how long the server's
+//! first byte took. The server can play one, too.
 //!
 //! Steps: `send TEXT` (with `\r`, `\n`, `\t`), `expect TEXT` (reads until it has arrived), `line` (reads a
 //! line; it names the server), `round BYTES` (sends so many and reads the same back, both at once), `wait MS`
 //! (is silent), `meet` (waits until all dialogues played together have come this far, and says so on standard
-//! error), `shut` (closes its own direction), `eof` (reads to the end).
+//! error), `shut` (closes its own direction), `eof` (reads to the end), `broken` (reads to a reset, and takes no clean
+//! end for one), `reset` (ends the connection with one).
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +27,7 @@ const MOST: usize = 16 << 20;
 pub struct Options {
     /// Where to: HOST:PORT
     address: String,
-    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' meet shut eof
+    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' meet shut eof broken reset
     steps: Vec<String>,
     /// How many times, each over a connection of its own
     #[arg(long, default_value_t = 1)]
@@ -63,9 +66,17 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 /// What dialogues that are played together share.
-struct Scene {
+pub struct Scene {
     steps: Vec<Step>,
     meeting: Barrier,
+}
+
+impl Scene {
+    /// For one player.
+    pub fn alone(steps: &[String]) -> Result<Self> {
+        let steps = steps.iter().map(|step| Step::parse(step)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { steps, meeting: Barrier::new(1) })
+    }
 }
 
 async fn play_in_time(scene: Arc<Scene>, options: Options) -> Result<Heard> {
@@ -80,6 +91,7 @@ fn take(played: Result<Heard>, options: &Options, report: &mut Report) -> Result
         Ok(heard) => {
             show(options, &heard.text);
             report.answered("done", &heard.server);
+            heard.first.into_iter().for_each(|took| report.took(took));
         }
         Err(error) if options.times == 1 && !options.json => return Err(error),
         Err(error) => report.failed(&format!("{error:#}")),
@@ -103,6 +115,8 @@ enum Step {
     Meet,
     Shut,
     Eof,
+    Broken,
+    Reset,
 }
 
 impl Step {
@@ -117,8 +131,10 @@ impl Step {
             "meet" => Self::Meet,
             "shut" => Self::Shut,
             "eof" => Self::Eof,
+            "broken" => Self::Broken,
+            "reset" => Self::Reset,
             _ => bail!(
-                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, meet, shut, eof"
+                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, meet, shut, eof, broken, reset"
             ),
         })
     }
@@ -130,20 +146,28 @@ fn unescape(text: &str) -> Vec<u8> {
 
 /// What a dialogue brought.
 #[derive(Default)]
-struct Heard {
+pub struct Heard {
     /// Everything read.
     text: Vec<u8>,
     /// How much of it earlier steps have taken.
     taken: usize,
     /// What the `line` step read.
     server: String,
+    /// How long the first of it took, from before the connection was made.
+    first: Option<Duration>,
+    began: Option<Instant>,
 }
 
 async fn play(address: &str, scene: &Scene) -> Result<Heard> {
-    let mut stream =
-        TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+    let began = Instant::now();
+    let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+    play_on(stream, scene, began).await
+}
+
+/// Plays on a connection that was begun then.
+pub async fn play_on(mut stream: TcpStream, scene: &Scene, began: Instant) -> Result<Heard> {
     stream.set_nodelay(true)?;
-    let mut heard = Heard::default();
+    let mut heard = Heard { began: Some(began), ..Heard::default() };
     for step in &scene.steps {
         match step {
             Step::Send(bytes) => stream.write_all(bytes).await.context("cannot send")?,
@@ -157,6 +181,9 @@ async fn play(address: &str, scene: &Scene) -> Result<Heard> {
             Step::Meet => meet(&scene.meeting).await,
             Step::Shut => stream.shutdown().await.context("cannot close")?,
             Step::Eof => while heard.more(&mut stream).await? {},
+            Step::Broken => heard.broken(&mut stream).await?,
+            // Closing with no time to linger is a reset.
+            Step::Reset => stream.set_zero_linger()?,
         }
     }
     Ok(heard)
@@ -201,7 +228,25 @@ impl Heard {
         if self.text.len() > MOST {
             bail!("more than {MOST} bytes");
         }
-        Ok(stream.read_buf(&mut self.text).await.context("cannot read")? > 0)
+        Ok(self.read(stream).await.context("cannot read")? > 0)
+    }
+
+    /// Reads to a reset.
+    async fn broken(&mut self, stream: &mut TcpStream) -> Result<()> {
+        loop {
+            match self.read(stream).await {
+                Ok(0) => bail!("a clean end, not a reset"),
+                Ok(_) => (),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+                Err(error) => return Err(error).context("not a reset"),
+            }
+        }
+    }
+
+    async fn read(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+        let read = stream.read_buf(&mut self.text).await?;
+        self.first = self.first.or_else(|| self.began.map(|began| began.elapsed()));
+        Ok(read)
     }
 }
 

@@ -1,14 +1,17 @@
 //! The TCP server: sends back every byte, after a greeting if it has one.
 //!
-//! With a greeting it is a server that speaks first, as databases and mail servers are.
+//! With a greeting it is a server that speaks first, as databases and mail servers are. With steps it plays a dialogue
+//! on each connection, as the client does, and says on standard error how it went.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::dialogue::{Scene, play_on};
 
 /// What the server is told.
 #[derive(clap::Args)]
@@ -25,15 +28,22 @@ pub struct Options {
     /// Line to send after the client's first bytes, in front of them
     #[arg(long)]
     answer: Option<String>,
+    /// A step of a dialogue to play instead (repeat for more); see `tcp-client`
+    #[arg(long = "step")]
+    steps: Vec<String>,
 }
 
 /// Serves until it is killed.
 pub async fn serve(options: Options) -> Result<()> {
     let listener = listen(options.address, options.port).await?;
+    let scene = Arc::new(Scene::alone(&options.steps)?);
     let options = Arc::new(options);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&options)))),
+            Ok((stream, _)) if options.steps.is_empty() => {
+                drop(tokio::spawn(converse(stream, Arc::clone(&options))));
+            }
+            Ok((stream, _)) => drop(tokio::spawn(play(stream, Arc::clone(&scene)))),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -52,6 +62,13 @@ pub fn pod_name() -> String {
         std::fs::read_to_string("/etc/hostname")
             .map_or_else(|_| "unnamed".to_owned(), |name| name.trim().to_owned())
     })
+}
+
+async fn play(stream: TcpStream, scene: Arc<Scene>) {
+    match play_on(stream, &scene, Instant::now()).await {
+        Ok(_) => eprintln!("played"),
+        Err(error) => eprintln!("failed: {error:#}"),
+    }
 }
 
 /// A connection that breaks is the client's affair.
