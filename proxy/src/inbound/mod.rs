@@ -34,23 +34,24 @@ use crate::{
 
 /// How long a caller may take to say who it is, once it has begun.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a caller may be silent before the application is asked whether it speaks first.
-const SILENCE: Duration = Duration::from_millis(10);
+/// How long a caller from outside the mesh may be silent before the application is asked whether it speaks first. A
+/// peer's proxy has waited already: what its client says comes with the tunnel, or the application is asked at once.
+const SILENCE: Duration = Duration::from_millis(5);
 /// How long a caller that has begun in a way that many protocols begin may take to go on, before its bytes are passed on
 /// (and looked at).
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The first byte of every ClientHello: a TLS record of the handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Serves one captured connection from `caller`.
+/// Serves one captured connection from `caller`. Each phase is boxed, as on the way out.
 pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, caller: SocketAddr) {
     let Some(server) = original_destination(&stream).ok().filter(|to| !is_own_port(to.port())) else {
         return refuse(&proxy, &stream, caller, "not_captured", "it dialled the proxy's own port");
     };
     let mut stream = Peeked::new(stream);
-    match who(&proxy, &mut stream, caller, server).await {
-        Ok(Caller::Peer) => peer(&proxy, stream, caller, server).await,
-        Ok(Caller::Unmeshed(first)) => deliver(&proxy, stream, None, server, first).await,
+    match Box::pin(who(&proxy, &mut stream, caller, server)).await {
+        Ok(Caller::Peer) => Box::pin(peer(&proxy, stream, caller, server)).await,
+        Ok(Caller::Unmeshed(first)) => Box::pin(deliver(&proxy, stream, None, server, first)).await,
         Ok(Caller::Refused(reason, why)) => refuse(&proxy, stream.socket(), caller, reason, why),
         Err(error) => debug!(%caller, %server, %error, "a caller left before it said anything"),
     }
@@ -93,8 +94,8 @@ async fn who(
         return Ok(if peer { Caller::Peer } else { refused });
     }
     // A peer speaks first, however late: its server's greeting must not come before its ClientHello.
-    let silent = timeout(SILENCE, stream.read_more()).await.is_err();
-    if silent && proxy.discovery.is_meshed(caller.ip()).await {
+    let unclear = timeout(SILENCE, stream.detect()).await.is_err();
+    if unclear && stream.ahead().is_empty() && proxy.discovery.is_meshed(caller.ip()).await {
         begun(stream.read_more()).await?;
     }
     let Some(first) = first(proxy, stream, server).await? else {
@@ -114,10 +115,12 @@ async fn first<S: Stream>(
     if proxy.config.opaque_ports.contains(server.port()) {
         return Ok(Some(First::Bytes));
     }
-    if let Ok(detected) = timeout(SILENCE, stream.detect()).await {
-        return Ok(Some(First::of(stream.ahead(), detected?)));
-    }
-    let Ok(application) = connect(server, Some(CONNECT_TIMEOUT)).await else { return Ok(None) };
+    let application = tokio::select! {
+        biased;
+        detected = stream.detect() => return Ok(Some(First::of(stream.ahead(), detected?))),
+        application = connect(server, Some(CONNECT_TIMEOUT)) => application,
+    };
+    let Ok(application) = application else { return Ok(None) };
     let mut greeting = [0; 1];
     let settled = tokio::select! {
         biased;
@@ -185,15 +188,7 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
             "this proxy has no certificate yet",
         );
     };
-    let handshake = TlsAcceptor::from(credentials.server_config()).accept(stream);
-    let tls = match timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => {
-            warn!(%caller, %server, %error, "refused a peer: the handshake failed");
-            return proxy.metrics.refuse(Direction::Inbound, "tls_certificate_error");
-        }
-        Err(_) => return proxy.metrics.refuse(Direction::Inbound, "tls_handshake_timeout"),
-    };
+    let Some(tls) = Box::pin(handshake(proxy, &credentials, stream, caller, server)).await else { return };
     let Some((peer, inside)) = agreed(&tls) else {
         return refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
     };
@@ -201,24 +196,52 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
         Inside::H2 => {
             let context = http::Context::peer(proxy, peer, server);
             let until = Some(remaining(&credentials));
-            http::serve(context, tls, HttpVersion::Http2, Limits::PEER, until).await;
+            drop(credentials);
+            Box::pin(http::serve(context, tls, HttpVersion::Http2, Limits::PEER, until)).await;
         }
         Inside::Tcp => {
-            let mut stream = Peeked::new(tls);
-            match first(proxy, &mut stream, server).await {
-                Ok(Some(first)) => deliver(proxy, stream, Some(peer), server, first).await,
-                Ok(None) => refuse(
-                    proxy,
-                    stream.socket(),
-                    caller,
-                    "connection_refused",
-                    "the application does not accept",
-                ),
-                Err(error) => {
-                    debug!(%caller, %server, %error, "a peer left before it said anything");
-                    reset_on_close(stream.socket());
-                }
-            }
+            drop(credentials);
+            tunnel(proxy, Peeked::new(tls), peer, caller, server).await;
+        }
+    }
+}
+
+/// The session of a caller that proved who it is; boxed, for it is moved from hand to hand.
+async fn handshake(
+    proxy: &Proxy,
+    credentials: &Credentials,
+    stream: Peeked,
+    caller: SocketAddr,
+    server: SocketAddr,
+) -> Option<Box<TlsStream<Peeked>>> {
+    let handshake = TlsAcceptor::from(credentials.server_config()).accept(stream);
+    match timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(tls)) => return Some(Box::new(tls)),
+        Ok(Err(error)) => {
+            warn!(%caller, %server, %error, "refused a peer: the handshake failed");
+            proxy.metrics.refuse(Direction::Inbound, "tls_certificate_error");
+        }
+        Err(_) => proxy.metrics.refuse(Direction::Inbound, "tls_handshake_timeout"),
+    }
+    None
+}
+
+/// The bytes of one connection of a peer's application.
+async fn tunnel(
+    proxy: &Arc<Proxy>,
+    mut stream: Peeked<Box<TlsStream<Peeked>>>,
+    peer: Identity,
+    caller: SocketAddr,
+    server: SocketAddr,
+) {
+    match Box::pin(first(proxy, &mut stream, server)).await {
+        Ok(Some(first)) => Box::pin(deliver(proxy, stream, Some(peer), server, first)).await,
+        Ok(None) => {
+            refuse(proxy, stream.socket(), caller, "connection_refused", "the application does not accept");
+        }
+        Err(error) => {
+            debug!(%caller, %server, %error, "a peer left before it said anything");
+            reset_on_close(stream.socket());
         }
     }
 }
@@ -246,20 +269,22 @@ async fn deliver<S: Stream + 'static>(
 ) {
     let mut stream = stream;
     let application = match first {
-        First::Unclear(mut application) => match guard::until_clear(&mut stream, &mut application).await {
-            Ok(()) => Ok(application),
-            Err(error) => {
-                info!(%server, %error, "cut a caller off");
-                proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
-                return reset_on_close(stream.socket());
+        First::Unclear(mut application) => {
+            match Box::pin(guard::until_clear(&mut stream, &mut application)).await {
+                Ok(()) => Ok(application),
+                Err(error) => {
+                    info!(%server, %error, "cut a caller off");
+                    proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
+                    return reset_on_close(stream.socket());
+                }
             }
-        },
+        }
         First::Http(version) => {
             let context = match peer {
                 Some(peer) => http::Context::tunnelled(proxy, peer, server, version),
                 None => http::Context::unmeshed(proxy, server, version),
             };
-            return http::serve(context, stream, version, Limits::UNMESHED, None).await;
+            return Box::pin(http::serve(context, stream, version, Limits::UNMESHED, None)).await;
         }
         First::Server(application) => Ok(application),
         First::Bytes => connect(server, Some(CONNECT_TIMEOUT)).await,
@@ -285,4 +310,33 @@ fn refuse(proxy: &Proxy, stream: &TcpStream, caller: SocketAddr, reason: &'stati
     warn!(%caller, reason, "refused a caller: {why}");
     proxy.metrics.refuse(Direction::Inbound, reason);
     reset_on_close(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Proxied = &'static Arc<Proxy>;
+    type Tunnelled = Peeked<Box<TlsStream<Peeked>>>;
+
+    fn size<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[track_caller]
+    fn check(phases: [usize; 4]) {
+        let size: usize = phases.iter().sum();
+        assert!(size < 4096, "{size} bytes: box what is moved into these phases: {phases:?}");
+    }
+
+    #[test]
+    fn the_phases_of_an_idle_connection_are_small() {
+        let serve = size(|(a, b, c)| serve(a, b, c));
+        let peer = size(|(a, b, c, d): (Proxied, _, _, _)| peer(a, b, c, d));
+        let tunnel = size(|(a, b, c, d, e): (Proxied, _, _, _, _)| tunnel(a, b, c, d, e));
+        let tunnelled = size(|(a, b, c, d, e): (Proxied, Tunnelled, _, _, _)| deliver(a, b, c, d, e));
+        let plain = size(|(a, b, c, d, e): (Proxied, Peeked, _, _, _)| deliver(a, b, c, d, e));
+        check([serve, peer, tunnel, tunnelled]);
+        check([serve, 0, 0, plain]);
+    }
 }

@@ -18,6 +18,12 @@ impl Stream for TcpStream {
     }
 }
 
+impl<S: Stream + ?Sized> Stream for Box<S> {
+    fn socket(&self) -> &TcpStream {
+        (**self).socket()
+    }
+}
+
 impl Stream for client::TlsStream<TcpStream> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0

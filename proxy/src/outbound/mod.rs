@@ -31,12 +31,15 @@ pub enum Target {
 }
 
 /// Serves one captured connection.
+///
+/// Each phase is boxed, so that it gives its memory back before the next begins: what a connection does last is all
+/// that it holds while it is idle.
 pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
     let destination = match original_destination(&stream) {
         Ok(destination) if !is_loop(&stream, destination) => destination,
         _ => return refuse(&proxy, &stream, "not_captured", "a connection to the proxy's own port"),
     };
-    match proxy.discovery.find(destination.ip()).await {
+    match Box::pin(proxy.discovery.find(destination.ip())).await {
         Destination::Service(service) if has_port(&service, destination.port()) => {
             route(&proxy, stream, Target::Service(service, destination.port()), destination).await;
         }
@@ -45,7 +48,7 @@ pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
             route(&proxy, stream, Target::Pod(endpoint), destination).await;
         }
         Destination::Service(_) | Destination::Elsewhere => {
-            tcp::pass_through(&proxy, stream, destination).await;
+            Box::pin(tcp::pass_through(&proxy, stream, destination)).await;
         }
         Destination::Away => {
             refuse(
@@ -60,9 +63,11 @@ pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
 
 async fn route(proxy: &Arc<Proxy>, stream: TcpStream, target: Target, destination: SocketAddr) {
     let mut client = Peeked::new(stream);
-    match protocol::of(&mut client, &target, destination).await {
-        Ok(Speaks::Http(version)) => http::serve(proxy, client, version, target, destination).await,
-        Ok(Speaks::Bytes(early)) => tcp::carry(proxy, client, &target, destination, early).await,
+    match Box::pin(protocol::of(&mut client, &target, destination)).await {
+        Ok(Speaks::Http(version)) => Box::pin(http::serve(proxy, client, version, target, destination)).await,
+        Ok(Speaks::Bytes(early)) => {
+            Box::pin(tcp::carry(proxy, client, &target, destination, early)).await;
+        }
         Err(error) => debug!(%destination, %error, "a client left before it said anything"),
     }
 }
@@ -82,4 +87,24 @@ fn refuse(proxy: &Proxy, stream: &TcpStream, reason: &'static str, why: &str) {
     warn!(?destination, reason, "refused an outbound connection: {why}");
     proxy.metrics.refuse(Direction::Outbound, reason);
     reset_on_close(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, F: std::future::Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_phases_of_an_idle_connection_are_small() {
+        let serve = size(|(a, b)| serve(a, b));
+        let route = size(|(a, b, c, d): (&'static Arc<Proxy>, _, _, _)| route(a, b, c, d));
+        let carry = size(|(a, b, c, d, e): (&'static Arc<Proxy>, _, &'static Target, _, _)| {
+            tcp::carry(a, b, c, d, e)
+        });
+        let size = serve + route + carry;
+        assert!(size < 4096, "{size} bytes: box what is moved into these: {serve} {route} {carry}");
+    }
 }

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// How long a client may be silent before the server is asked whether it speaks first. A client that speaks first
-/// does so with the handshake's last packet; the sum with a local dial stays far below what a person notices.
-const SILENCE: Duration = Duration::from_millis(10);
+/// does so with the handshake's last packet or right after it; for one that is slower a connection is dialled in vain.
+const SILENCE: Duration = Duration::from_millis(5);
 
 /// How long a client that has begun in a way that many protocols begin (`hello`) may take to go on, before its bytes
 /// are carried as they are: it may be waiting for its answer…

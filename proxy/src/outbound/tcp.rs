@@ -46,7 +46,7 @@ pub async fn carry(
 ) {
     let dialled = match early {
         Some(dialled) => Ok(dialled),
-        None => dial(target, destination, begins_with_tls(&client)).await,
+        None => Box::pin(dial(target, destination, begins_with_tls(&client))).await,
     };
     let mut dialled = match dialled {
         Ok(dialled) => dialled,
