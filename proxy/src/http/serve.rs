@@ -125,7 +125,8 @@ where
 {
     let leaving = &draining.clone();
     let service = service_fn(|request| {
-        let answer = handle(request);
+        // Boxed: hyper keeps room for what this returns as long as the connection lasts, idle or not.
+        let answer = Box::pin(handle(request));
         async move {
             answer.await.map(|answer| if leaving.stage() < limits.leaves { answer } else { last(answer) })
         }

@@ -9,12 +9,17 @@ use hyper::{
     body::Bytes,
     ext::Protocol,
     header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE},
-    upgrade::OnUpgrade,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use crate::{body::Body, net::relay::copy};
+use crate::{
+    body::Body,
+    net::{peek::Peeked, relay::copy, socket::reset_on_close, stream::Stream},
+    upstream::Upstream,
+};
 
 /// The client's own method, which CONNECT hides.
 const METHOD: HeaderName = HeaderName::from_static("heddle-method");
@@ -85,9 +90,16 @@ pub fn from_peer<B>(response: &mut Response<B>) {
 
 /// Joins the two sides of an answer that switches; any other passes as it is.
 pub fn join(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response;
-    }
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switches { joined(client, response) } else { response }
+}
+
+/// Joins the two sides of a CONNECT's answer, if it opened a tunnel (RFC 9110 section 9.3.6).
+pub fn join_connect(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
+    if response.status().is_success() { joined(client, response) } else { response }
+}
+
+fn joined(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let server = parts.extensions.remove::<OnUpgrade>();
     tokio::spawn(async move {
@@ -99,11 +111,25 @@ pub fn join(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
                 let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
                 let ended = copy(&mut client, Bytes::new(), &mut server, |_| ()).await;
                 debug!(?ended, "a switched connection ended");
+                if ended.is_err() {
+                    cut(client.into_inner());
+                    cut(server.into_inner());
+                }
             }
             Err(error) => debug!(%error, "a switch did not come about"),
         }
     });
     Response::from_parts(parts, Body::empty())
+}
+
+/// Ends a connection in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
+fn cut(side: Upgraded) {
+    let _ =
+        cut_if::<Peeked>(side).or_else(cut_if::<Peeked<Box<TlsStream<Peeked>>>>).or_else(cut_if::<Upstream>);
+}
+
+fn cut_if<S: Stream + 'static>(side: Upgraded) -> Result<(), Upgraded> {
+    side.downcast::<TokioIo<S>>().map(|parts| reset_on_close(parts.io.inner().socket()))
 }
 
 #[cfg(test)]

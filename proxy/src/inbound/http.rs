@@ -129,7 +129,8 @@ impl Context {
             Speaks::AsTheProxySays => upgrade::from_connect(&mut request),
             Speaks::AsItsClient(_) => None,
         };
-        if *request.method() == Method::CONNECT {
+        let connects = *request.method() == Method::CONNECT;
+        if connects && !matches!(self.speaks, Speaks::AsItsClient(HttpVersion::Http1)) {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
         let asked = form::receive(&mut request);
@@ -138,6 +139,7 @@ impl Context {
             request.headers_mut().insert(CLIENT_CERT, client_cert.clone());
         }
         match from_peer.as_ref().or(asked.as_ref()) {
+            _ if connects => Box::pin(self.connect(client, request)).await,
             None => self.application.send(request, version).await.map_err(|error| self.failure(error)),
             Some(protocol) if is_h2c(protocol.as_bytes()) => {
                 Err(Failure::BadRequest("h2c is not switched to"))
@@ -145,6 +147,16 @@ impl Context {
             // Boxed: the few that switch must not size every request's future.
             Some(protocol) => Box::pin(self.switch(client, request, protocol, from_peer.is_some())).await,
         }
+    }
+
+    /// Hands a CONNECT to the application, which may be a proxy itself; only if it opens a tunnel do bytes flow.
+    async fn connect(
+        &self,
+        client: hyper::upgrade::OnUpgrade,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
+        let response = self.application.send_as_it_is(request).await.map_err(|error| self.failure(error))?;
+        Ok(upgrade::join_connect(client, response))
     }
 
     /// Hands a request to switch protocols to the application, and joins the two sides if it agrees.

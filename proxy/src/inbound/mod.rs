@@ -117,7 +117,7 @@ async fn first<S: Stream>(
     }
     let application = tokio::select! {
         biased;
-        detected = stream.detect() => return Ok(Some(First::of(stream.ahead(), detected?))),
+        detected = stream.detect() => return Ok(Some(First::of(detected?))),
         application = connect(server, Some(CONNECT_TIMEOUT)) => application,
     };
     let Ok(application) = application else { return Ok(None) };
@@ -131,7 +131,7 @@ async fn first<S: Stream>(
         Settled::Undecided => First::Unclear(application),
         Settled::Ended => First::Server(application),
         Settled::Speaks(protocol) => {
-            let first = First::of(stream.ahead(), Some(protocol));
+            let first = First::of(Some(protocol));
             if matches!(first, First::Bytes) { First::Server(application) } else { first }
         }
     }))
@@ -143,10 +143,8 @@ fn patience(first_byte: u8) -> Duration {
 }
 
 impl First {
-    fn of(ahead: &[u8], detected: Option<Detected>) -> Self {
+    fn of(detected: Option<Detected>) -> Self {
         match detected {
-            // A tunnel through the application, which is a proxy itself.
-            Some(Detected::Http1) if ahead.starts_with(b"CONNECT ") => Self::Bytes,
             Some(Detected::Http1) => Self::Http(HttpVersion::Http1),
             Some(Detected::Http2) => Self::Http(HttpVersion::Http2),
             Some(Detected::Tls | Detected::Opaque) | None => Self::Bytes,

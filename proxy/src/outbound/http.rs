@@ -16,7 +16,7 @@ use mesh::{
     route::{AppProtocol, Filters, Governing, RequestHead, UrlRewrite},
 };
 
-use super::{Target, tcp::TRIES};
+use super::{Target, protocol, tcp::TRIES};
 use crate::{
     access::Access,
     body::Body,
@@ -94,6 +94,9 @@ impl Context {
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
         form::check(&request)?;
+        if self.asks_a_proxy(&request) {
+            return Box::pin(self.pass_on(request, access)).await;
+        }
         if *request.method() == Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
@@ -104,7 +107,7 @@ impl Context {
             Next::Respond(response) => Ok(response),
             Next::Forward(plan) => {
                 let mut response = match upgrade {
-                    None => self.forward(request, None, &plan, access).await?,
+                    None => self.forward(request, Errand::Request, &plan, access).await?,
                     // Boxed: the few that switch must not size every request's future.
                     Some(protocol) => Box::pin(self.switch(request, &protocol, &plan, access)).await?,
                 };
@@ -112,6 +115,31 @@ impl Context {
                 Ok(response)
             }
         }
+    }
+
+    /// A CONNECT or an absolute target, where nothing says HTTP: it is between an explicit proxy and its client. (A
+    /// connection that begins so is carried as bytes from the first one on; this is for its later requests.)
+    fn asks_a_proxy(&self, request: &Request<Incoming>) -> bool {
+        let asks = *request.method() == Method::CONNECT || request.uri().scheme().is_some();
+        asks && self.version == HttpVersion::Http1 && protocol::is_unclaimed(&self.target)
+    }
+
+    /// Sends such a request to the server as it is, and joins the two sides if it was a CONNECT that succeeded.
+    async fn pass_on(
+        &self,
+        request: Request<Incoming>,
+        access: &mut Access,
+    ) -> Result<Response<Body>, Failure> {
+        let connects = *request.method() == Method::CONNECT;
+        let mut request = request.map(|body| access.passing(body));
+        let client = hyper::upgrade::on(&mut request);
+        form::receive(&mut request);
+        let plan = match self.plan(&mut request, access)? {
+            Next::Respond(response) => return Ok(response),
+            Next::Forward(plan) => plan,
+        };
+        let response = self.forward(request, Errand::AsItIs, &plan, access).await?;
+        Ok(if connects { upgrade::join_connect(client, response) } else { response })
     }
 
     /// Asks the routes, and makes the changes to the request that they ask for.
@@ -148,7 +176,7 @@ impl Context {
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         let client = hyper::upgrade::on(&mut request);
-        let response = self.forward(request, Some(protocol), plan, access).await?;
+        let response = self.forward(request, Errand::Switch(protocol), plan, access).await?;
         Ok(upgrade::join(client, response))
     }
 
@@ -156,7 +184,7 @@ impl Context {
     async fn forward(
         &self,
         mut request: Request<Body>,
-        upgrade: Option<&HeaderValue>,
+        errand: Errand<'_>,
         plan: &Plan,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
@@ -165,9 +193,10 @@ impl Context {
         let mut last = None;
         while let Some(endpoint) = plan.to.pick(self.destination.ip(), &tried) {
             access.endpoint(&endpoint);
-            let sent = match upgrade {
-                Some(protocol) => endpoint.switch(request, protocol).await,
-                None => endpoint.send(request, version).await,
+            let sent = match errand {
+                Errand::Request => endpoint.send(request, version).await,
+                Errand::Switch(protocol) => endpoint.switch(request, protocol).await,
+                Errand::AsItIs => endpoint.send_as_it_is(request).await,
             };
             match sent {
                 Ok(response) => return Ok(response),
@@ -182,6 +211,17 @@ impl Context {
         }
         Err(last.unwrap_or_else(|| plan.to.no_endpoint()))
     }
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy)]
+enum Errand<'a> {
+    /// As every request.
+    Request,
+    /// To switch to a protocol.
+    Switch(&'a HeaderValue),
+    /// To a server that is a proxy itself.
+    AsItIs,
 }
 
 /// The endpoints that were tried for one request.

@@ -54,6 +54,12 @@ pub async fn of(client: &mut Peeked, target: &Target, destination: SocketAddr) -
     }
 }
 
+/// Whether neither a declaration nor a route says what a target speaks: what its clients ask of a proxy is then none
+/// of the mesh's business.
+pub fn is_unclaimed(target: &Target) -> bool {
+    matches!(declared(target), Declared::Nothing { http_route: false })
+}
+
 enum Declared {
     Bytes,
     Http,

@@ -66,7 +66,7 @@ impl Endpoint {
         self.credentials.borrow().clone().ok_or(ConnectError::NoCertificate)
     }
 
-    pub(super) async fn dial(&self) -> Result<TcpStream, ConnectError> {
+    async fn dial(&self) -> Result<TcpStream, ConnectError> {
         socket::connect(self.addr, Some(CONNECT_TIMEOUT)).await
     }
 

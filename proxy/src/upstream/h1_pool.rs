@@ -1,4 +1,5 @@
-//! HTTP/1.1 connections to one endpoint without mesh TLS, each used by one request at a time.
+//! HTTP/1.1 connections to one endpoint, each used by one request at a time. To a meshed endpoint that is a tunnel, for
+//! the few requests that cannot go as HTTP/2.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Endpoint;
-use crate::{body::Body, failure::ConnectError};
+use crate::{body::Body, failure::ConnectError, identity::Inside};
 
 /// Many servers close an idle connection after 5 s (Node.js), some after 2 s (gunicorn); we let go first, so that a request
 /// rarely meets a connection that is just being closed.
@@ -49,7 +50,7 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn fresh(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
-        let stream = endpoint.dial().await?;
+        let stream = endpoint.connect(Inside::Tcp).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
             .handshake(TokioIo::new(stream))

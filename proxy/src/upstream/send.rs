@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::Incoming,
     client::conn::{TrySendError, http1},
     header::HeaderValue,
@@ -129,6 +129,28 @@ impl Endpoint {
         }
         form::clean_response(&mut response);
         Ok(response.map(|body| Body::carried(body, exchange)))
+    }
+
+    /// Sends an HTTP/1 request in its client's own form, over a connection of its own: the server is a proxy itself.
+    /// Between mesh proxies that is a tunnel, since HTTP/2 tells neither an absolute target nor a CONNECT of HTTP/1's.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send`].
+    pub async fn send_as_it_is(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, SendError> {
+        let load = self.carry();
+        form::for_h1(&mut request);
+        let connects = *request.method() == Method::CONNECT;
+        let (mut response, held) = self.send_alone(request).await?;
+        form::clean_response(&mut response);
+        let exchange = Exchange { endpoint: Arc::clone(self), held, _load: load };
+        let opened = connects && response.status().is_success();
+        Ok(response.map(|body| match opened {
+            true => Body::switched(body, exchange),
+            false => Body::carried(body, exchange),
+        }))
     }
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.

@@ -22,6 +22,7 @@ e2e::prove!(
         a_portless_http_route_governs_http_alone,
         tls_passes_through_with_its_own_certificate,
         a_client_of_an_explicit_proxy_is_carried_as_it_is,
+        a_kept_connection_may_turn_to_an_explicit_proxy_later,
     ]
 );
 
@@ -46,6 +47,24 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 Server(('', 2525), Mail).serve_forever()";
 
+/// An HTTP proxy that says what it was asked, and talks to itself behind a CONNECT.
+const FORWARD: &str = "import http.server
+class Forward(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        said = (self.requestline.rsplit(' ', 1)[0] + ';').encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+    def do_CONNECT(self):
+        self.send_response(200, self.path + ' is open')
+        self.end_headers()
+        self.wfile.flush()
+        for line in self.rfile: self.wfile.write(line)
+        self.close_connection = True
+http.server.ThreadingHTTPServer(('', 3128), Forward).serve_forever()";
+
 const NGINX: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=mixed -keyout /data/key -out /data/cert 2>/data/openssl.log
 cat >/data/conf <<END
 daemon off; pid /data/pid; error_log stderr; events {}
@@ -63,6 +82,11 @@ fn up() -> Result<World> {
         let server = scripted(namespace, "my", MARIADB, "tcpSocket: {port: 3306}");
         server + &service(namespace, "my", "app: my", &[(3306, 3306)])
     };
+    let forward = |namespace: &str| {
+        let server =
+            scripted(namespace, "forward", "exec python3 -c \"$FORWARD\"", "tcpSocket: {port: 3128}");
+        server + &service(namespace, "forward", "app: forward", &[(3128, 3128)])
+    };
     let each = |namespace: &str| client(namespace, "client") + &mail(namespace);
     let all = [
         meshed_namespace("data"),
@@ -73,6 +97,7 @@ fn up() -> Result<World> {
         namespace("plain", ""),
         ["data", "strict", "plain"].map(each).concat(),
         ["data", "plain"].map(mariadb).concat(),
+        ["data", "plain"].map(forward).concat(),
         mixed(),
     ];
     World::up("words", &[], &all.concat())
@@ -81,7 +106,7 @@ fn up() -> Result<World> {
 /// A pod that runs a shell script, with an emptyDir at /data.
 fn scripted(namespace: &str, name: &str, script: &str, ready: &str) -> String {
     let more = format!(
-        "env: [{{name: MAIL, value: {MAIL:?}}}]
+        "env: [{{name: MAIL, value: {MAIL:?}}}, {{name: FORWARD, value: {FORWARD:?}}}]
 volumeMounts: [{{name: data, mountPath: /data}}]
 readinessProbe: {{{ready}, periodSeconds: 1, failureThreshold: 60}}"
     );
@@ -93,10 +118,9 @@ readinessProbe: {{{ready}, periodSeconds: 1, failureThreshold: 60}}"
 /// no port.
 fn mixed() -> String {
     let echo = echo();
-    let script = format!(
-        "{echo} http --port 8080 --name web & {echo} tcp --port 9000 --greet early & {echo} tcp --port 9100 & {NGINX}"
-    );
-    let ports = [(80, 8080), (81, 8080), (443, 8443), (9000, 9000), (9100, 9100)];
+    let script =
+        format!("{echo} http --port 8080 --name web & {echo} tcp --port 9000 --greet early & {NGINX}");
+    let ports = [(80, 8080), (81, 8080), (443, 8443), (9000, 9000)];
     let rule = "- filters:
   - type: RequestHeaderModifier
     requestHeaderModifier: {set: [{name: x-routed, value: 'yes'}]}
@@ -206,14 +230,28 @@ fn tls_passes_through_with_its_own_certificate(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// On a port that nothing declares as HTTP, what an explicit proxy is asked is between it and its client. The server is
-/// no proxy: it says what it received, byte for byte.
+/// On a port that nothing declares as HTTP, what an explicit proxy is asked is between it and its client.
 fn a_client_of_an_explicit_proxy_is_carried_as_it_is(world: &World) -> Result<()> {
-    let bytes = |words: &str| -> Result<()> {
-        let (send, expect) = (format!("send {words}"), format!("expect {words}"));
-        world.dialogues(CLIENT, "unrouted:9100", 3, &[&send, &expect, "shut", "eof"])?.all_well(3);
-        Ok(())
-    };
-    bytes("CONNECT far:443 HTTP/1.1\\r\\nhost: far:443\\r\\n\\r\\nand bytes")?;
-    bytes("GET http://far/ HTTP/1.1\\r\\nhost: far\\r\\n\\r\\n")
+    let connect = ["send CONNECT far:443 HTTP/1.1\\r\\nhost: far:443\\r\\n\\r\\n", "expect far:443 is open"];
+    let absolute = ["send GET http://far/ HTTP/1.1\\r\\nhost: far\\r\\n\\r\\n", "expect GET http://far/;"];
+    let bytes = ["send SSH-2.0-me\\n", "expect SSH-2.0-me", "shut", "eof"];
+    each_forward(world, &[&connect[..], &bytes].concat())?;
+    each_forward(world, &absolute)?;
+    each_forward(world, &[&absolute[..], &connect, &bytes].concat())
+}
+
+/// The same after a request that looked like any server's.
+fn a_kept_connection_may_turn_to_an_explicit_proxy_later(world: &World) -> Result<()> {
+    let plain = ["send GET /own HTTP/1.1\\r\\nhost: forward\\r\\n\\r\\n", "expect GET /own;"];
+    let absolute = ["send GET http://far/ HTTP/1.1\\r\\nhost: far\\r\\n\\r\\n", "expect GET http://far/;"];
+    let connect = ["send CONNECT far:443 HTTP/1.1\\r\\nhost: far:443\\r\\n\\r\\n", "expect 200"];
+    let bytes = ["send SSH-2.0-me\\n", "expect SSH-2.0-me", "shut", "eof"];
+    each_forward(world, &[&plain[..], &absolute, &plain, &connect, &bytes].concat())
+}
+
+fn each_forward(world: &World, steps: &[&str]) -> Result<()> {
+    for server in ["forward.data:3128", "forward.plain:3128"] {
+        world.dialogues(CLIENT, server, 3, steps)?.all_well(3);
+    }
+    Ok(())
 }
