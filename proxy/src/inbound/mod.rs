@@ -273,6 +273,8 @@ async fn deliver<S: Stream + 'static>(
                 Err(error) => {
                     info!(%server, %error, "cut a caller off");
                     proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
+                    // What the caller broke must not look whole to the application.
+                    reset_on_close(&application);
                     return reset_on_close(stream.socket());
                 }
             }
