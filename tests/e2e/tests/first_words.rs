@@ -27,8 +27,9 @@ e2e::prove!(
 );
 
 const MARIADB: &str = "mariadb-install-db --no-defaults --user=nobody --datadir=/data/my --skip-test-db >/data/install.log
+echo \"CREATE USER app@'%' IDENTIFIED BY 'secret';\" >/data/init.sql
 chown -R nobody /data
-PATH=$PATH:/usr/sbin exec mariadbd --no-defaults --user=nobody --datadir=/data/my --socket=/data/my.sock --pid-file=/data/my.pid";
+PATH=$PATH:/usr/sbin exec mariadbd --no-defaults --user=nobody --datadir=/data/my --socket=/data/my.sock --pid-file=/data/my.pid --init-file=/data/init.sql";
 
 /// As much of RFC 5321 as a client needs to deliver one mail at a time.
 const MAIL: &str = "import socketserver
@@ -198,7 +199,7 @@ fn mail_is_delivered_whoever_is_meshed(world: &World) -> Result<()> {
             world.exec(client, &curl)?.good()?;
         }
     }
-    let steps = ["expect 220"];
+    let steps = ["send EHLO me\\r\\n", "expect 220"];
     let refused = world.dialogue(STRANGER, "mail.strict:25", &steps)?.bad()?;
     assert!(refused.out.is_empty(), "not a byte comes out of strict mode: {refused:?}");
     Ok(())
