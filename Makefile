@@ -2,11 +2,11 @@
 
 LAB := target/release/lab
 
-.PHONY: help setup build images demo test fmt lint lab clean
+.PHONY: help setup build images demo test cluster cluster-down fmt lint lab clean
 
 help: ## List the tasks
 	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the demo and the tests need (Debian, as root)
 	@tests/setup.sh test
@@ -24,6 +24,12 @@ demo: ## Watch unmodified programs talk through the mesh, without a cluster
 
 test: ## Set up and run every check and test
 	@tests/run
+
+cluster: ## Bring up a Kubernetes of one node, or check the one of KUBECONFIG
+	@tests/cluster/up.sh
+
+cluster-down: ## End that Kubernetes and remove all of it
+	@tests/cluster/down.sh
 
 fmt: ## Format the sources
 	cargo fmt --all

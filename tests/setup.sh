@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings a fresh Debian machine to where the demo or the tests can run. Doing it again changes
-# nothing. Usage: tests/setup.sh demo|test
+# Brings a fresh Debian machine to where the demo, the tests or the cluster can run. Doing it again
+# changes nothing. Usage: tests/setup.sh demo|test|cluster
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +22,12 @@ packages_of() {
 		procps ps
 		util-linux nsenter
 		util-linux setpriv
+	END
+    "packages_of_$1"
+}
+
+packages_of_demo() {
+    cat <<-END
 		postgresql /usr/lib/postgresql/*/bin/postgres
 		postgresql-contrib /usr/lib/postgresql/*/bin/pgbench
 		mariadb-server mariadbd
@@ -29,17 +35,32 @@ packages_of() {
 		mosquitto-clients mosquitto_sub
 		python3-grpcio /usr/lib/python3/dist-packages/grpc/__init__.py
 	END
-    if [ "$1" = test ]; then
-        cat <<-END
-			redis-server redis-server
-			nginx nginx
-			wrk wrk
-			nghttp2-client nghttp
-			nghttp2-server nghttpd
-			python3 python3
-			jq jq
-		END
-    fi
+}
+
+packages_of_test() {
+    packages_of_demo
+    cat <<-END
+		redis-server redis-server
+		nginx nginx
+		wrk wrk
+		nghttp2-client nghttp
+		nghttp2-server nghttpd
+		python3 python3
+		jq jq
+	END
+}
+
+# What a Kubernetes needs that is not built from its source.
+packages_of_cluster() {
+    cat <<-END
+		openssl openssl
+		etcd-server etcd
+		runc runc
+		containernetworking-plugins /usr/lib/cni/bridge
+		conntrack conntrack
+		socat socat
+		buildah buildah
+	END
 }
 
 present() {
@@ -101,14 +122,14 @@ check_toolchain() {
     if [ "$1" = test ]; then
         cargo fmt --version >/dev/null || fail "rustfmt is missing; rustup component add rustfmt"
         cargo clippy --version >/dev/null || fail "clippy is missing; rustup component add clippy"
-        check_go
     fi
+    [ "$1" = demo ] || check_go
 }
 
-# Debian's own Go may be older than what gRPC's interop programs ask for.
+# Debian's own Go may be older than what the programs that tests are built with ask for.
 check_go() {
     local wanted
-    wanted=$(awk '$1 == "go" { print $2 }' tests/tools/go.mod)
+    wanted=$(awk '$1 == "go" { print $2 }' tests/tools/go.mod tests/cluster/*/go.mod | sort -V | tail -n 1)
     PATH="$PATH:/usr/local/go/bin" command -v go >/dev/null ||
         fail "go is missing; install Go $wanted or newer as go.dev/doc/install says"
 }
@@ -120,8 +141,8 @@ check_namespaces() {
 
 group=${1:-}
 case $group in
-    demo | test) ;;
-    *) fail "usage: tests/setup.sh demo|test" ;;
+    demo | test | cluster) ;;
+    *) fail "usage: tests/setup.sh demo|test|cluster" ;;
 esac
 
 # shellcheck disable=SC2046 # names of packages hold no spaces
