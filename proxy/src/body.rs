@@ -1,7 +1,7 @@
 //! The body of every request and response that passes: a stream from the other side, or our own few words.
 //!
 //! A response's body holds what must last until the very end of the body, not only its head: the exchange with the
-//! endpoint (connection, stream, load) and the request's account (room, duration).
+//! endpoint (connection, stream, load) and the request's account (room, duration). Both follow what passes.
 
 mod replay;
 
@@ -22,20 +22,22 @@ use hyper::{
 pub use replay::Remembered;
 use replay::Replay;
 
-use crate::{
-    access::Access,
-    http::{form::strip_mesh_headers, streams::Stream},
-    upstream::Exchange,
-};
+use crate::http::{mesh_headers, streams::Stream};
 
 /// A body on its way through the proxy.
 #[derive(Default)]
 pub struct Body {
     from: From,
-    exchange: Option<Box<Exchange>>,
-    account: Option<Box<Access>>,
+    exchange: Option<Box<dyn Follower>>,
+    account: Option<Box<dyn Follower>>,
     stream: Option<Stream>,
     count: Option<Arc<AtomicU64>>,
+}
+
+/// What follows a body: it is told what passes, and lasts as long as the body does.
+pub trait Follower: Send {
+    /// Something of the body has passed.
+    fn passed(&mut self, passed: &Passed<'_>);
 }
 
 /// What of a response's body has passed.
@@ -93,19 +95,17 @@ impl Body {
         Self { from: From::Again(replay), ..Self::default() }
     }
 
-    /// What an endpoint answers. The exchange is given back at the body's end.
-    pub fn carried(body: Incoming, exchange: Exchange) -> Self {
-        let mut body =
-            Self { from: From::Other(body), exchange: Some(Box::new(exchange)), ..Self::default() };
+    /// What an endpoint answers. The exchange ends with the body.
+    pub fn carried(body: Incoming, mut exchange: Box<dyn Follower>) -> Self {
         if body.is_end_stream() {
-            body.let_go();
+            exchange.passed(&Passed::End);
         }
-        body
+        Self::switched(body, exchange)
     }
 
     /// The (empty) body of an answer that switches protocols: the exchange lasts as long as the body is kept.
-    pub fn switched(body: Incoming, exchange: Exchange) -> Self {
-        Self { from: From::Other(body), exchange: Some(Box::new(exchange)), ..Self::default() }
+    pub fn switched(body: Incoming, exchange: Box<dyn Follower>) -> Self {
+        Self { from: From::Other(body), exchange: Some(exchange), ..Self::default() }
     }
 
     /// No body in the place of this one, for an answer that has none by its kind.
@@ -122,7 +122,7 @@ impl Body {
     }
 
     /// Closes the request's account when the body ends.
-    pub fn accounted(mut self, mut account: Box<Access>) -> Self {
+    pub fn accounted(mut self, mut account: Box<dyn Follower>) -> Self {
         if self.has_ended() {
             account.passed(&Passed::End);
         }
@@ -155,17 +155,12 @@ impl Body {
         if let (Some(count), Passed::Data(bytes)) = (&self.count, &passed) {
             count.fetch_add(*bytes, Relaxed);
         }
-        let Some(account) = &mut self.account else { return };
         let last = ended || matches!(passed, Passed::Trailers(_));
-        account.passed(&passed);
-        if last {
-            account.passed(&Passed::End);
-        }
-    }
-
-    fn let_go(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            exchange.finish();
+        for follower in [&mut self.exchange, &mut self.account].into_iter().flatten() {
+            follower.passed(&passed);
+            if last {
+                follower.passed(&Passed::End);
+            }
         }
     }
 }
@@ -189,20 +184,10 @@ impl HttpBody for Body {
             From::Again(replay) => ready!(replay.poll_frame(cx)),
         };
         match &mut frame {
-            None => {
-                self.from = From::Nothing;
-                self.let_go();
-            }
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    // What may not come in a header may not come behind the body either; and trailers are the end.
-                    strip_mesh_headers(trailers);
-                    self.let_go();
-                } else if self.is_end_stream() {
-                    self.let_go();
-                }
-            }
-            Some(Err(_)) => drop(self.exchange.take()),
+            None => self.from = From::Nothing,
+            // What may not come in a header may not come behind the body either.
+            Some(Ok(frame)) => frame.trailers_mut().into_iter().for_each(mesh_headers::strip),
+            Some(Err(_)) => (),
         }
         self.note(frame.as_ref());
         Poll::Ready(frame)

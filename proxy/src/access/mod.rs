@@ -22,7 +22,7 @@ use mesh::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    body::{Body, Passed},
+    body::{Body, Follower, Passed},
     failure::Failure,
     http::respond::{self, Answer, Manner},
     metrics::{Direction, Exchange, Failed, Metrics, RequestLabels, Rule, Way, known_method},
@@ -170,20 +170,6 @@ impl Access {
         self.labels.way.server_port = Some(port);
     }
 
-    /// What the response's body is noted in.
-    pub fn passed(&mut self, passed: &Passed<'_>) {
-        match passed {
-            Passed::Data(bytes) => {
-                if let Some(details) = &mut self.details {
-                    details.response_bytes += bytes;
-                }
-            }
-            Passed::Trailers(trailers) => self.grpc_status(trailers),
-            Passed::End => self.whole = true,
-            Passed::Break => self.reason = Some(BROKE_OFF),
-        }
-    }
-
     fn answered(&mut self, response: &Response<Body>) {
         self.status = Some(response.status().as_u16());
         if let Exchange::Http { status, .. } = &mut self.labels.exchange {
@@ -235,6 +221,21 @@ impl Access {
             None if status::is_error(self.labels.direction, self.labels.exchange) => Failed::Status,
             None => Failed::No,
         };
+    }
+}
+
+impl Follower for Access {
+    fn passed(&mut self, passed: &Passed<'_>) {
+        match passed {
+            Passed::Data(bytes) => {
+                if let Some(details) = &mut self.details {
+                    details.response_bytes += bytes;
+                }
+            }
+            Passed::Trailers(trailers) => self.grpc_status(trailers),
+            Passed::End => self.whole = true,
+            Passed::Break => self.reason = Some(BROKE_OFF),
+        }
     }
 }
 

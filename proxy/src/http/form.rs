@@ -13,18 +13,8 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::HttpVersion;
-use crate::{
-    body::Body,
-    failure::{ConnectError, Failure},
-};
-
-/// Says over mTLS that the server speaks HTTP/2, because its client does; never leaves the mesh.
-const SERVER_HTTP: HeaderName = HeaderName::from_static("heddle-server-http");
-/// Says over mTLS that the application did not get the request, and why; never leaves the mesh.
-const UNSENT: HeaderName = HeaderName::from_static("heddle-unsent");
-/// Who the caller is, as the connection proved; the form is Envoy's, which applications know.
-pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+use super::{HttpVersion, mesh_headers};
+use crate::{body::Body, failure::Failure};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -84,26 +74,7 @@ pub fn host<B>(request: &Request<B>) -> &str {
 /// HTTP/2 for the peer's proxy, which must speak `version` to its application.
 pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr, version: HttpVersion) {
     for_h2(request, addr);
-    if version == HttpVersion::Http2 {
-        request.headers_mut().insert(SERVER_HTTP, HeaderValue::from_static("2"));
-    }
-}
-
-/// What [`for_peer`] asked of us; read before the mesh's headers are taken off.
-pub fn server_version(headers: &HeaderMap) -> HttpVersion {
-    if headers.contains_key(SERVER_HTTP) { HttpVersion::Http2 } else { HttpVersion::Http1 }
-}
-
-/// Tells a peer's proxy that our application did not get its request, so that it may go to another endpoint.
-pub fn mark_unsent(response: &mut Response<Body>, reason: &'static str) {
-    response.headers_mut().insert(UNSENT, HeaderValue::from_static(reason));
-}
-
-/// What [`mark_unsent`] told; read before the mesh's headers are taken off.
-pub fn unsent<B>(response: &Response<B>) -> Option<&'static str> {
-    let told = response.headers().get(UNSENT)?;
-    let known = ConnectError::REASONS.into_iter().find(|reason| told == reason);
-    Some(known.unwrap_or("destination_unavailable"))
+    mesh_headers::set_server_version(request.headers_mut(), version);
 }
 
 /// HTTP/2. A request without a host gets the address that it goes to.
@@ -145,14 +116,14 @@ pub fn for_h1(request: &mut Request<Body>) {
 pub fn receive(request: &mut Request<Body>) -> Option<HeaderValue> {
     let upgrade = upgrade_asked(request.headers()).filter(|_| request.body().is_end_stream());
     strip_hop_by_hop(request.headers_mut());
-    strip_mesh_headers(request.headers_mut());
+    mesh_headers::strip(request.headers_mut());
     upgrade
 }
 
 /// Takes off a response what belongs to the connection that it came on, and what only the mesh may say.
 pub fn clean_response<B>(response: &mut Response<B>) {
     strip_hop_by_hop(response.headers_mut());
-    strip_mesh_headers(response.headers_mut());
+    mesh_headers::strip(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
 }
 
@@ -177,20 +148,6 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
     }
-}
-
-/// Removes every header that only the mesh itself may set (security rule: identity comes from the connection), and their
-/// twins with underscores, which CGI and its heirs cannot tell apart.
-pub fn strip_mesh_headers(headers: &mut HeaderMap) {
-    let ours: Vec<_> = headers.keys().filter(|name| is_mesh_header(name.as_str())).cloned().collect();
-    ours.into_iter().for_each(|name| drop(headers.remove(name)));
-}
-
-fn is_mesh_header(name: &str) -> bool {
-    let alike = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-    let begins =
-        |with: &str| name.len() >= with.len() && name.bytes().zip(with.bytes()).all(|(a, b)| alike(a, b));
-    begins("heddle-") || (begins(CLIENT_CERT.as_str()) && name.len() == CLIENT_CERT.as_str().len())
 }
 
 /// The protocol that a request asks to switch to, if it does (RFC 9110 section 7.8). `h2c` is not one of them: it was
@@ -273,15 +230,6 @@ mod tests {
         let mut request = request("/", &[]);
         for_h2(&mut request, ([10, 0, 0, 1], 80).into());
         assert_eq!(request.uri(), "http://10.0.0.1:80/");
-    }
-
-    #[test]
-    fn headers_of_the_mesh_are_never_taken_from_a_caller() {
-        let headers =
-            [("x-forwarded-client-cert", "URI=spiffe://me"), ("heddle-anything", "1"), ("x-kept", "2")];
-        let mut request = request("/", &headers);
-        strip_mesh_headers(request.headers_mut());
-        check_headers(&request, &[("x-kept", "2")]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! HTTP as both directions of the proxy share it.
 
 pub mod form;
+pub mod mesh_headers;
 pub mod respond;
 pub mod serve;
 pub mod streams;

@@ -11,7 +11,8 @@ use crate::{
     failure::Failure,
     http::{
         HttpVersion,
-        form::{self, CLIENT_CERT, is_h2c, server_version},
+        form::{self, is_h2c},
+        mesh_headers::{CLIENT_CERT, mark_unsent, server_version},
         respond::{Answer, Manner},
         serve::{self, Limits},
         upgrade,
@@ -106,7 +107,7 @@ impl Context {
         let unsent = outcome.as_ref().err().filter(|failure| failure.is_unsent()).map(Failure::reason);
         let mut answer = access.close(outcome, manner);
         if let (Ok(response), Some(reason), Speaks::AsTheProxySays) = (&mut answer, unsent, &self.speaks) {
-            form::mark_unsent(response, reason);
+            mark_unsent(response, reason);
         }
         answer
     }

@@ -5,14 +5,23 @@
 //! exchange leaves it open whether the request had its effect: only what is safe and empty is then made again (RFC 9110
 //! section 9.2.2).
 
-use hyper::{Request, http::request::Parts};
+use hyper::{Request, client::conn::TrySendError, http::request::Parts};
 
-use super::send::SendError;
 use crate::{
     body::{Body, Remembered},
     failure::ConnectError,
     http::form,
 };
+
+/// Why a request got no response.
+pub enum SendError {
+    /// It was not processed: it may go to another endpoint.
+    NotSent(ConnectError, Box<Request<Body>>),
+    /// The endpoint reset its stream, for this reason.
+    Reset(h2::Reason),
+    /// It was sent, wholly or in part, and no response came.
+    Broken(hyper::Error),
+}
 
 /// What it takes to make a request once more.
 pub(super) struct Again {
@@ -76,4 +85,18 @@ fn said(error: &hyper::Error) -> Said {
         Some((cause, reason)) if cause.is_remote() && cause.is_reset() => Said::Reset(reason),
         _ => Said::Nothing,
     }
+}
+
+impl From<TrySendError<Request<Body>>> for SendError {
+    fn from(mut error: TrySendError<Request<Body>>) -> Self {
+        match error.take_message() {
+            Some(request) => not_taken(error.into_error(), request),
+            None => Self::Broken(error.into_error()),
+        }
+    }
+}
+
+/// A request that was given back.
+pub(super) fn not_taken(error: hyper::Error, request: Request<Body>) -> SendError {
+    SendError::NotSent(ConnectError::NotTaken(error), Box::new(request))
 }

@@ -28,8 +28,8 @@ use mesh::{
 };
 use serde_json::{Value, json};
 
+pub use again::SendError;
 pub use connect::Upstream;
-pub use send::{Exchange, SendError};
 
 use crate::{config::Config, identity::CurrentCredentials};
 

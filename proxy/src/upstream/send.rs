@@ -3,38 +3,24 @@
 use std::sync::Arc;
 
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-    header::HeaderValue,
+    Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header::HeaderValue,
 };
 
 use super::{
     Endpoint, Load, Transport,
-    again::{self, Again},
+    again::{self, Again, SendError},
     h2_pool,
 };
 use crate::{
-    body::Body,
+    body::{Body, Follower, Passed},
     failure::ConnectError,
-    http::{HttpVersion, form, upgrade},
+    http::{HttpVersion, form, mesh_headers, upgrade},
 };
 
-/// Why a request got no response.
-pub enum SendError {
-    /// It was not processed: it may go to another endpoint.
-    NotSent(ConnectError, Box<Request<Body>>),
-    /// The endpoint reset its stream, for this reason.
-    Reset(h2::Reason),
-    /// It was sent, wholly or in part, and no response came.
-    Broken(hyper::Error),
-}
-
 /// What must stay held until a response has ended.
-pub struct Exchange {
+struct Exchange {
     endpoint: Arc<Endpoint>,
-    held: Held,
-    _load: Load,
+    held: Option<(Held, Load)>,
 }
 
 enum Held {
@@ -51,10 +37,17 @@ type Sent = Result<(Response<Incoming>, Held), SendError>;
 /// How many connections of one endpoint a request is tried on, when they turn out to be on their way out.
 const CONNECTIONS: usize = 8;
 
-impl Exchange {
-    /// The response has come to its end: the connection can carry the next request.
-    pub fn finish(self) {
-        if let Held::Connection(sender) = self.held {
+impl Follower for Exchange {
+    /// When the response has come to its end, its connection can carry the next request; a broken one cannot.
+    fn passed(&mut self, passed: &Passed<'_>) {
+        let ended = match passed {
+            Passed::Data(_) | Passed::Trailers(_) => return,
+            Passed::End => true,
+            Passed::Break => false,
+        };
+        if let Some((Held::Connection(sender), _load)) = self.held.take()
+            && ended
+        {
             self.endpoint.h1.put(sender);
         }
     }
@@ -88,7 +81,7 @@ impl Endpoint {
             (Transport::Unnameable, _) => return Err(unnameable(request)),
         };
         form::clean_response(&mut response);
-        let exchange = Exchange { endpoint: Arc::clone(self), held, _load: load };
+        let exchange = self.exchange(held, load);
         Ok(response.map(|body| Body::carried(body, exchange)))
     }
 
@@ -123,7 +116,7 @@ impl Endpoint {
             Transport::Unnameable => return Err(unnameable(request)),
         };
         upgrade::from_peer(&mut response);
-        let exchange = Exchange { endpoint: Arc::clone(self), held, _load: load };
+        let exchange = self.exchange(held, load);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response.map(|body| Body::switched(body, exchange)));
         }
@@ -145,12 +138,16 @@ impl Endpoint {
         let connects = *request.method() == Method::CONNECT;
         let (mut response, held) = self.send_alone(request).await?;
         form::clean_response(&mut response);
-        let exchange = Exchange { endpoint: Arc::clone(self), held, _load: load };
+        let exchange = self.exchange(held, load);
         let opened = connects && response.status().is_success();
         Ok(response.map(|body| match opened {
             true => Body::switched(body, exchange),
             false => Body::carried(body, exchange),
         }))
+    }
+
+    fn exchange(self: &Arc<Self>, held: Held, load: Load) -> Box<Exchange> {
+        Box::new(Exchange { endpoint: Arc::clone(self), held: Some((held, load)) })
     }
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
@@ -208,7 +205,7 @@ async fn send_over(mut lease: h2_pool::Lease, request: Request<Body>) -> Sent {
     match lease.sender.try_send_request(request).await {
         Ok(response) => answered(response, lease.stream, again),
         Err(mut error) => Err(match error.take_message() {
-            Some(unsent) => not_taken(error.into_error(), unsent),
+            Some(unsent) => again::not_taken(error.into_error(), unsent),
             None => again.after(error.into_error(), lease.kept),
         }),
     }
@@ -216,7 +213,7 @@ async fn send_over(mut lease: h2_pool::Lease, request: Request<Body>) -> Sent {
 
 /// A peer's proxy may answer that its application did not get the request.
 fn answered(response: Response<Incoming>, stream: Arc<()>, again: Again) -> Sent {
-    if let Some(reason) = form::unsent(&response)
+    if let Some(reason) = mesh_headers::unsent(&response)
         && let Some(request) = again.request()
     {
         return Err(SendError::NotSent(ConnectError::AtPeer(reason), Box::new(request)));
@@ -224,19 +221,6 @@ fn answered(response: Response<Incoming>, stream: Arc<()>, again: Again) -> Sent
     Ok((response, Held::Stream { _stream: stream }))
 }
 
-fn not_taken(error: hyper::Error, request: Request<Body>) -> SendError {
-    SendError::NotSent(ConnectError::NotTaken(error), Box::new(request))
-}
-
 fn unnameable(request: Request<Body>) -> SendError {
     SendError::NotSent(ConnectError::Unnameable, Box::new(request))
-}
-
-impl From<TrySendError<Request<Body>>> for SendError {
-    fn from(mut error: TrySendError<Request<Body>>) -> Self {
-        match error.take_message() {
-            Some(request) => not_taken(error.into_error(), request),
-            None => Self::Broken(error.into_error()),
-        }
-    }
 }
