@@ -1,9 +1,10 @@
 //! A connection that is carried as bytes, from its beginning to its account.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tracing::debug;
@@ -38,13 +39,27 @@ pub async fn carry<S: Stream>(proxy: &Proxy, trip: Trip, caller: Peeked<S>, call
     };
     let peer = proxy.log.as_ref().and_then(|_| far.peer_addr().ok());
     let mut open = Open::begin(proxy, &trip);
-    let ended = relay(caller, callee, |more| open.count(more)).await;
+    let beyond = outlive(proxy, caller.certificates_end().or(callee.certificates_end()));
+    let ended = tokio::select! {
+        ended = relay(caller, callee, |more| open.count(more)) => ended,
+        never = beyond => match never {},
+    };
     if let Err(error) = &ended {
         // A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.
         debug!(%error, "a connection broke");
     }
     let error = ended.err().map(|error| ("connection_terminated", error.to_string()));
     trip.log(proxy, peer, error, open.carried, began.elapsed());
+}
+
+/// Counts a tunnel that goes on after the certificates have ended that it was made with. It may: who its ends are was
+/// proven, and does not change.
+async fn outlive(proxy: &Proxy, certificates_end: Option<SystemTime>) -> Infallible {
+    if let Some(end) = certificates_end {
+        tokio::time::sleep(end.duration_since(SystemTime::now()).unwrap_or_default()).await;
+        proxy.metrics.tunnels_beyond_certificate.inc();
+    }
+    std::future::pending().await
 }
 
 impl Trip {

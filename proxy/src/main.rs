@@ -41,6 +41,7 @@ use crate::{
         own_pod::{self, OwnPod},
     },
     drain::{Drain, Stage},
+    identity::{BundleFile, Renewal},
     metrics::Metrics,
     net::listen::{bind, bind_to, serve},
     proxy::{CONNECTIONS_MAX, CONNECTIONS_ONE_WAY, Proxy},
@@ -76,7 +77,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let control = Arc::new(ControlPlane::new(&config)?.noting(metrics.control.clone()));
     let (renewed, credentials) = watch::channel(None);
     // A connection of its own: no number of watches can keep a renewal waiting.
-    tokio::spawn(identity::keep_renewed(ControlPlane::new(&config)?, identity, renewed));
+    let bundle = BundleFile::new(config.bundle_file.clone());
+    let renewal = Renewal { control: ControlPlane::new(&config)?, identity, bundle, current: renewed };
+    tokio::spawn(renewal.keep());
 
     let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone()));
     let own_pod = own_pod::follow(control.kube(&config.pod_namespace), &config);

@@ -3,7 +3,10 @@
 //! Each renewal is a new generation: a new key, a new certificate, the bundle of that moment. Pools are keyed by
 //! it, so that a connection made with one generation never serves another.
 
+mod bundle;
+mod proven;
 mod renew;
+mod trusted;
 mod verify;
 
 use std::{
@@ -17,7 +20,7 @@ use mesh::{
     identity::{Identity, TrustDomain},
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     server::NoServerSessionStorage,
@@ -25,9 +28,12 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-pub use renew::keep_renewed;
+pub use bundle::BundleFile;
+pub use proven::Proven;
+pub use renew::Renewal;
+pub use trusted::Trusted;
 use verify::Verifier;
-pub use verify::peer_identity;
+use verify::peer_identity;
 
 /// What is inside a mesh TLS connection (the ALPN's two values).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,6 +68,8 @@ pub struct Credentials {
     pub not_after: SystemTime,
     /// How long the certificate had to live when it came (its beginning is dated back, for clocks that differ).
     pub life: Duration,
+    /// The chain that we show.
+    own: Proven,
     server: Arc<ServerConfig>,
     template: ClientTemplate,
     /// One configuration per expected peer: its verifier accepts that identity alone.
@@ -71,6 +79,7 @@ pub struct Credentials {
 /// The most client configurations kept; past it the cache starts anew (they are cheap to make again).
 const CLIENTS_MAX: usize = 4096;
 
+#[derive(Clone)]
 struct ClientTemplate {
     roots: Arc<RootCertStore>,
     key: Arc<SingleCertAndKey>,
@@ -82,24 +91,51 @@ impl Credentials {
         generation: u64,
         identity: Identity,
         key: CertifiedKey,
-        roots: RootCertStore,
-        not_after: SystemTime,
+        roots: Arc<RootCertStore>,
     ) -> Result<Self, rustls::Error> {
+        let own = Proven::new(&key.cert).ok_or(CertificateError::BadEncoding)?;
         let trust_domain = identity.trust_domain().clone();
-        let template = ClientTemplate {
-            roots: Arc::new(roots),
-            key: Arc::new(SingleCertAndKey::from(key)),
-            trust_domain,
-        };
+        let template = ClientTemplate { roots, key: Arc::new(SingleCertAndKey::from(key)), trust_domain };
+        let not_after = own.ends();
         Ok(Self {
             generation,
             identity,
             not_after,
             life: not_after.duration_since(SystemTime::now()).unwrap_or_default(),
+            own,
             server: Arc::new(template.server_config()?),
             template,
             clients: Mutex::default(),
         })
+    }
+
+    /// The same certificate beside other roots. It stays the same generation: connections that these roots still vouch
+    /// for go on.
+    fn with_roots(&self, roots: Arc<RootCertStore>) -> Result<Self, rustls::Error> {
+        let template = ClientTemplate { roots, ..self.template.clone() };
+        Ok(Self {
+            identity: self.identity.clone(),
+            own: self.own.clone(),
+            server: Arc::new(template.server_config()?),
+            template,
+            clients: Mutex::default(),
+            ..*self
+        })
+    }
+
+    /// Whom these credentials trust.
+    fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.template.roots)
+    }
+
+    /// Whether peers with the same roots trust us.
+    fn is_vouched_for(&self) -> bool {
+        self.own.is_vouched_for(&self.template.roots)
+    }
+
+    /// How long new requests may go over a connection that was made with it.
+    fn usable(&self, now: SystemTime) -> Duration {
+        proven::usable(self.not_after.duration_since(now).unwrap_or_default(), self.life)
     }
 
     /// How peers are met: any identity of the trust domain, TLS 1.3, no resumption.

@@ -1,24 +1,21 @@
 //! Getting a certificate, and getting the next one long before it ends.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use mesh::identity::Identity;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::{
+    RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
     sign::CertifiedKey,
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
-use super::{Credentials, provider};
+use super::{BundleFile, Credentials, provider};
 use crate::{
     control::{ControlError, ControlPlane, roots},
     failure::chain,
@@ -48,54 +45,100 @@ enum RenewError {
     Pem(#[source] io::Error),
 }
 
-/// Renews for ever, from a third of a certificate's life on, each proxy at its own moment.
-///
-/// What is current stays current until the next is whole: a dead authority costs nothing before the end of a life.
-pub async fn keep_renewed(
-    control: ControlPlane,
-    identity: Identity,
-    current: watch::Sender<Option<Arc<Credentials>>>,
-) {
-    let mut retry = RETRY_MIN;
-    let mut generation = 1;
-    loop {
-        let obtained = timeout(SIGNING, obtain(&control, &identity, generation)).await;
-        match obtained.unwrap_or(Err(RenewError::Timeout)) {
-            Ok(credentials) => {
-                info!(%identity, generation, life_seconds = credentials.life.as_secs(), "has a certificate");
-                let wait = renewal_wait(credentials.life, fastrand::f64());
-                current.send_replace(Some(Arc::new(credentials)));
-                (generation, retry) = (generation + 1, RETRY_MIN);
-                sleep(wait).await;
-            }
-            Err(error) => {
-                warn!(error = chain(&error), retry_seconds = retry.as_secs_f64(), "has no new certificate");
-                sleep(retry).await;
-                retry = (retry * 2).min(RETRY_MAX);
+/// What keeps this proxy's certificate young, and its bundle as the file says.
+pub struct Renewal {
+    /// The authority.
+    pub control: ControlPlane,
+    /// Who this proxy is.
+    pub identity: Identity,
+    /// The roots to trust; the authority's answers tell them, too. What changed last counts.
+    pub bundle: BundleFile,
+    /// Where the present generation is published.
+    pub current: watch::Sender<Option<Arc<Credentials>>>,
+}
+
+impl Renewal {
+    /// Renews for ever, from a third of a certificate's life on, each proxy at its own moment.
+    ///
+    /// What is current stays current until the next is whole: a dead authority costs nothing before the end of a life.
+    pub async fn keep(mut self) {
+        let mut retry = RETRY_MIN;
+        let mut generation = 1;
+        loop {
+            let obtained = timeout(SIGNING, self.obtain(generation)).await;
+            match obtained.unwrap_or(Err(RenewError::Timeout)) {
+                Ok(credentials) => {
+                    let (identity, life) = (&self.identity, credentials.life);
+                    info!(%identity, generation, life_seconds = life.as_secs(), "has a certificate");
+                    self.current.send_replace(Some(Arc::new(credentials)));
+                    (generation, retry) = (generation + 1, RETRY_MIN);
+                    self.wait(renewal_wait(life, fastrand::f64())).await;
+                }
+                Err(error) => {
+                    warn!(
+                        error = chain(&error),
+                        retry_seconds = retry.as_secs_f64(),
+                        "has no new certificate"
+                    );
+                    self.wait(retry).await;
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
             }
         }
+    }
+
+    /// Waits, and follows the bundle meanwhile. Returns early, but not with everybody else, when the bundle does not
+    /// vouch for our certificate any more.
+    async fn wait(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        loop {
+            let roots = tokio::select! {
+                () = sleep_until(until) => return,
+                roots = self.bundle.changes() => roots,
+            };
+            if self.trust(roots).is_some_and(|credentials| !credentials.is_vouched_for()) {
+                return sleep(RETRY_MAX.mul_f64(fastrand::f64()).min(until - Instant::now())).await;
+            }
+        }
+    }
+
+    /// Goes by other roots from now on, if they are others.
+    fn trust(&self, roots: RootCertStore) -> Option<Arc<Credentials>> {
+        let present = self.current.borrow().clone()?;
+        if present.roots().roots == roots.roots {
+            return None;
+        }
+        let next = present
+            .with_roots(Arc::new(roots))
+            .inspect_err(|error| warn!(%error, "the bundle cannot be used"));
+        let next = Arc::new(next.ok()?);
+        info!(roots = next.roots().len(), "the bundle has changed");
+        self.current.send_replace(Some(Arc::clone(&next)));
+        Some(next)
+    }
+
+    async fn obtain(&self, generation: u64) -> Result<Credentials, RenewError> {
+        let key = KeyPair::generate()?;
+        let request = signing_request(&key)?;
+        let answer = self.control.post("/v1/sign", request.into_bytes()).await?;
+        let answer = Answer::parse(&answer)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = provider().key_provider.load_private_key(key)?;
+        let roots = self.same_or(roots(answer.bundle.as_bytes()).map_err(RenewError::Pem)?);
+        let certified = CertifiedKey::new(answer.chain, key);
+        Ok(Credentials::new(generation, self.identity.clone(), certified, roots)?)
+    }
+
+    /// The present roots if these are the same, so that connections see that nothing has changed.
+    fn same_or(&self, roots: RootCertStore) -> Arc<RootCertStore> {
+        let present = self.current.borrow().as_ref().map(|credentials| credentials.roots());
+        present.filter(|present| present.roots == roots.roots).unwrap_or_else(|| Arc::new(roots))
     }
 }
 
 /// How long to wait before renewing: between a third and a half of the life.
 fn renewal_wait(life: Duration, jitter: f64) -> Duration {
     life.mul_f64(1.0 / 3.0 + jitter.clamp(0.0, 1.0) / 6.0)
-}
-
-async fn obtain(
-    control: &ControlPlane,
-    identity: &Identity,
-    generation: u64,
-) -> Result<Credentials, RenewError> {
-    let key = KeyPair::generate()?;
-    let request = signing_request(&key)?;
-    let answer = control.post("/v1/sign", request.into_bytes()).await?;
-    let answer = Answer::parse(&answer)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let key = provider().key_provider.load_private_key(key)?;
-    let roots = roots(answer.bundle.as_bytes()).map_err(RenewError::Pem)?;
-    let certified = CertifiedKey::new(answer.chain, key);
-    Ok(Credentials::new(generation, identity.clone(), certified, roots, answer.not_after)?)
 }
 
 /// A request that gives only its key: the authority takes the name from the token that it reviews.
@@ -108,7 +151,6 @@ fn signing_request(key: &KeyPair) -> Result<String, rcgen::Error> {
 struct Answer {
     chain: Vec<CertificateDer<'static>>,
     bundle: String,
-    not_after: SystemTime,
 }
 
 impl Answer {
@@ -116,15 +158,10 @@ impl Answer {
         let json: serde_json::Value =
             serde_json::from_slice(body).map_err(|e| RenewError::Answer(e.to_string()))?;
         let text = |key: &str| json[key].as_str().ok_or_else(|| RenewError::Answer(format!("no {key}")));
-        let time = |key: &str| {
-            let seconds = json[key].as_u64().ok_or_else(|| RenewError::Answer(format!("no {key}")))?;
-            Ok::<_, RenewError>(UNIX_EPOCH + Duration::from_secs(seconds))
-        };
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text("chain")?.as_bytes()).collect();
         Ok(Self {
             chain: chain.map_err(|e| RenewError::Pem(io::Error::other(e)))?,
             bundle: text("bundle")?.to_owned(),
-            not_after: time("notAfter")?,
         })
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     carry::{Trip, carry},
     config::MtlsMode,
     http::{HttpVersion, serve::Limits},
-    identity::{Credentials, Inside, peer_identity},
+    identity::{Credentials, Inside, Proven, Trusted},
     metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
@@ -187,20 +187,18 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
         );
     };
     let Some(tls) = Box::pin(handshake(proxy, &credentials, stream, caller, server)).await else { return };
-    let Some((peer, inside)) = agreed(&tls) else {
+    let Some((chain, peer, inside)) = agreed(&tls) else {
         return refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
     };
+    let tls = Trusted::new(tls, chain, &credentials, proxy.credentials.clone());
+    drop(credentials);
     match inside {
         Inside::H2 => {
             let context = http::Context::peer(proxy, peer, server);
-            let until = Some(remaining(&credentials));
-            drop(credentials);
+            let until = Some(tls.usable());
             Box::pin(http::serve(context, tls, HttpVersion::Http2, Limits::PEER, until)).await;
         }
-        Inside::Tcp => {
-            drop(credentials);
-            tunnel(proxy, Peeked::new(tls), peer, caller, server).await;
-        }
+        Inside::Tcp => tunnel(proxy, Peeked::new(tls), peer, caller, server).await,
     }
 }
 
@@ -227,7 +225,7 @@ async fn handshake(
 /// The bytes of one connection of a peer's application.
 async fn tunnel(
     proxy: &Arc<Proxy>,
-    mut stream: Peeked<Box<TlsStream<Peeked>>>,
+    mut stream: Peeked<Trusted<Box<TlsStream<Peeked>>>>,
     peer: Identity,
     caller: SocketAddr,
     server: SocketAddr,
@@ -244,17 +242,11 @@ async fn tunnel(
     }
 }
 
-fn agreed(tls: &TlsStream<Peeked>) -> Option<(Identity, Inside)> {
+fn agreed(tls: &TlsStream<Peeked>) -> Option<(Proven, Identity, Inside)> {
     let session = tls.get_ref().1;
-    let certificate = session.peer_certificates()?.first()?;
-    Some((peer_identity(certificate).ok()?, Inside::agreed(session.alpn_protocol())?))
-}
-
-/// How long a connection may take new requests: until a tenth of our certificate's life is left. While the authority is
-/// away and less than that is left, connections still last a minute, so that each does not serve one request alone.
-fn remaining(credentials: &Credentials) -> Duration {
-    let left = credentials.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-    left.saturating_sub(credentials.life / 10).max(left.min(Duration::from_secs(60)))
+    let chain = Proven::of(session)?;
+    let peer = chain.identity()?;
+    Some((chain, peer, Inside::agreed(session.alpn_protocol())?))
 }
 
 /// Hands a connection to the application, whose caller is `peer` or nobody that could be named.

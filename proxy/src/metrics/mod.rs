@@ -52,6 +52,8 @@ pub struct Metrics {
     plaintext: Family<PortLabels, Counter>,
     ports: AtomicU64,
     certificate_expiry: Gauge,
+    /// Tunnels that have outlived the certificates that they were made with.
+    pub tunnels_beyond_certificate: Counter,
     /// Requests that run now.
     pub in_flight: Gauge,
     /// Lines of the access log that there was no room for.
@@ -137,6 +139,11 @@ impl Metrics {
             "heddle_certificate_expiry_timestamp_seconds",
             "When the present certificate ends, in seconds since 1970",
             self.certificate_expiry.clone(),
+        );
+        registry.register(
+            "heddle_tunnels_beyond_certificate",
+            "Tunnels that went on after the end of the certificates that they were made with",
+            self.tunnels_beyond_certificate.clone(),
         );
         self.control.register(registry);
         registry.register(

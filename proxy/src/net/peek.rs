@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use hyper::body::{Buf as _, Bytes};
@@ -115,6 +115,10 @@ impl<S: Stream> Peeked<S> {
 impl<S: Stream> Stream for Peeked<S> {
     fn socket(&self) -> &TcpStream {
         self.stream.socket()
+    }
+
+    fn certificates_end(&self) -> Option<SystemTime> {
+        self.stream.certificates_end()
     }
 }
 

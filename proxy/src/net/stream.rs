@@ -1,5 +1,7 @@
 //! What every captured or dialled connection is: bytes both ways, over a TCP socket that can be reset.
 
+use std::time::SystemTime;
+
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -10,6 +12,11 @@ use tokio_rustls::client;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// The TCP socket below.
     fn socket(&self) -> &TcpStream;
+
+    /// When the first of the certificates ends that the connection was made with; none if it was made with none.
+    fn certificates_end(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 impl Stream for TcpStream {
@@ -21,6 +28,10 @@ impl Stream for TcpStream {
 impl<S: Stream + ?Sized> Stream for Box<S> {
     fn socket(&self) -> &TcpStream {
         (**self).socket()
+    }
+
+    fn certificates_end(&self) -> Option<SystemTime> {
+        (**self).certificates_end()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use mesh::identity::Identity;
@@ -20,7 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{Endpoint, Transport};
 use crate::{
     failure::ConnectError,
-    identity::{Credentials, Inside},
+    identity::{Credentials, Inside, Proven, Trusted},
     net::{
         socket::{self, CONNECT_TIMEOUT, reset_on_close},
         stream::Stream,
@@ -36,7 +36,7 @@ pub enum Upstream {
     /// As it is.
     Plain(TcpStream),
     /// In mesh TLS.
-    Mesh(Box<TlsStream<TcpStream>>),
+    Mesh(Box<Trusted<TlsStream<TcpStream>>>),
 }
 
 impl Endpoint {
@@ -74,8 +74,9 @@ impl Endpoint {
         &self,
         expected: &Identity,
         inside: Inside,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let config = self.current()?.client_config(expected, inside);
+    ) -> Result<Trusted<TlsStream<TcpStream>>, ConnectError> {
+        let own = self.current()?;
+        let config = own.client_config(expected, inside);
         let config = config.map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
         let stream = self.dial().await?;
         let name = ServerName::IpAddress(self.addr.ip().into());
@@ -84,8 +85,11 @@ impl Endpoint {
         let tls = handshake.map_err(|_| ConnectError::Timeout(HANDSHAKE_TIMEOUT.as_secs()))?;
         let tls = tls.map_err(ConnectError::Tls)?;
         // A server that agreed on nothing is no mesh proxy, whatever its certificate says.
-        if Inside::agreed(tls.get_ref().1.alpn_protocol()) == Some(inside) {
-            return Ok(tls);
+        let session = tls.get_ref().1;
+        if let Some(peer) = Proven::of(session)
+            && Inside::agreed(session.alpn_protocol()) == Some(inside)
+        {
+            return Ok(Trusted::new(tls, peer, &own, self.credentials.clone()));
         }
         reset_on_close(tls.get_ref().0);
         Err(ConnectError::Tls(io::Error::other("the peer does not speak mesh TLS")))
@@ -93,12 +97,20 @@ impl Endpoint {
 }
 
 impl Upstream {
+    /// How long it may take new requests; for ever where there is no certificate that ends.
+    pub(super) fn usable(&self) -> Option<Duration> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Mesh(tls) => Some(tls.usable()),
+        }
+    }
+
     /// Returns when the endpoint has sent something of its own, or has ended.
     pub async fn readable(&mut self) {
         match self {
             // Neither consumes anything; what they say is said again by the relay's own read.
             Self::Plain(stream) => drop(stream.peek(&mut [0; 1]).await),
-            Self::Mesh(tls) => drop(tls.fill_buf().await),
+            Self::Mesh(tls) => drop(tls.get_mut().fill_buf().await),
         }
     }
 }
@@ -107,7 +119,14 @@ impl Stream for Upstream {
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
-            Self::Mesh(tls) => tls.get_ref().0,
+            Self::Mesh(tls) => tls.socket(),
+        }
+    }
+
+    fn certificates_end(&self) -> Option<SystemTime> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Mesh(tls) => tls.certificates_end(),
         }
     }
 }

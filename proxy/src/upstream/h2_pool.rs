@@ -1,8 +1,8 @@
 //! HTTP/2 connections to one endpoint, over which every request to it is multiplexed: a peer's proxy in mesh TLS, or
 //! a server that speaks HTTP/2 itself.
 //!
-//! A mesh connection belongs to the generation of our certificate that made it; after a renewal new requests go to a
-//! new one, and the old ends with its last stream.
+//! A mesh connection belongs to the generation of our certificate that made it; after a renewal, and before the peer's
+//! certificate ends, new requests go to a new one, and the old ends with its last stream.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -58,6 +58,8 @@ struct Failed {
 struct Connection {
     sender: SendRequest<Body>,
     generation: u64,
+    /// When our certificate or the peer's is near its end: no new requests from then on.
+    until: Option<Instant>,
     /// One clone for each running stream.
     streams: Arc<()>,
     /// How many the other side takes at once.
@@ -98,6 +100,7 @@ impl Pool {
 
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
+        let until = stream.usable().map(|time| Instant::now() + time);
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -125,6 +128,7 @@ impl Pool {
         Ok(self.keep(Connection {
             sender,
             generation,
+            until,
             streams: Arc::default(),
             streams_max,
             used: Instant::now(),
@@ -133,12 +137,12 @@ impl Pool {
 
     /// Closes connections that nobody used for long.
     pub(super) fn sweep(&self) {
-        self.open().retain(|c| !c.sender.is_closed() && (c.streams() > 0 || c.used.elapsed() < IDLE));
+        self.open().retain(|c| c.is_usable() && (c.streams() > 0 || c.used.elapsed() < IDLE));
     }
 
     fn open_lease(&self, generation: u64) -> Option<Lease> {
         let mut open = self.open();
-        open.retain(|connection| connection.generation == generation && !connection.sender.is_closed());
+        open.retain(|connection| connection.generation == generation && connection.is_usable());
         let connection = open.iter_mut().find(|connection| connection.has_room())?;
         connection.used = Instant::now();
         Some(connection.lease())
@@ -156,6 +160,11 @@ impl Pool {
 }
 
 impl Connection {
+    /// Whether it takes new requests. One that does not ends with its last stream.
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.until.is_none_or(|until| Instant::now() < until)
+    }
+
     fn has_room(&self) -> bool {
         self.streams() < self.streams_max.load(Ordering::Relaxed)
     }

@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use mesh::identity::{Identity, TrustDomain};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    sign::CertifiedKey,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::*;
+use crate::{
+    identity::{Credentials, Inside, Trusted},
+    net::{peek::Peeked, relay::pair},
+};
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+struct Authority(Issuer<'static, KeyPair>, CertificateDer<'static>);
+
+fn authority() -> Authority {
+    let key = KeyPair::generate().expect("key");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&key).expect("root");
+    Authority(Issuer::new(params, key), root.der().clone())
+}
+
+fn store(authorities: &[&Authority]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    authorities.iter().for_each(|authority| roots.add(authority.1.clone()).expect("root"));
+    roots
+}
+
+impl Authority {
+    /// A leaf that is good from one year on until another begins.
+    fn leaf(&self, years: (i32, i32)) -> (CertificateDer<'static>, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(WEB.try_into().expect("ascii"))];
+        (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        let key = KeyPair::generate().expect("key");
+        (params.signed_by(&key, &self.0).expect("leaf").der().clone(), key)
+    }
+
+    fn credentials(&self, roots: RootCertStore) -> Credentials {
+        let (leaf, key) = self.leaf((2000, 2900));
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = provider().key_provider.load_private_key(key).expect("key");
+        let identity = Identity::parse(WEB).expect("identity");
+        assert_eq!(identity.trust_domain(), &TrustDomain::parse("cluster.local").expect("trust domain"));
+        Credentials::new(1, identity, CertifiedKey::new(vec![leaf], key), roots.into()).expect("credentials")
+    }
+}
+
+#[test]
+fn a_leafs_times_are_read() {
+    let (leaf, _) = authority().leaf((2001, 2002));
+    let proven = Proven::new(&[leaf]).expect("a chain");
+    assert_eq!(proven.not_before.as_secs(), 978_307_200);
+    assert_eq!(proven.ends(), UNIX_EPOCH + Duration::from_secs(1_009_843_200));
+}
+
+#[track_caller]
+fn check_usable(left: u64, life: u64, expected: u64) {
+    assert_eq!(usable(Duration::from_secs(left), Duration::from_secs(life)).as_secs(), expected);
+}
+
+#[test]
+fn requests_end_before_the_certificate_does() {
+    check_usable(86_400, 86_400, 77_760);
+    check_usable(16, 90, 8);
+    check_usable(30, 30, 27);
+    check_usable(2, 86_400, 1);
+    check_usable(0, 86_400, 0);
+}
+
+#[test]
+fn a_leaf_that_has_ended_is_still_vouched_for_by_its_root_and_by_no_other() {
+    let (ours, other) = (authority(), authority());
+    let proven = Proven::new(&[ours.leaf((2001, 2002)).0]).expect("a chain");
+    assert!(proven.is_vouched_for(&store(&[&other, &ours])));
+    assert!(!proven.is_vouched_for(&store(&[&other])));
+}
+
+/// Both ends of a mesh connection, and who changes their bundles.
+struct Mesh {
+    client: Trusted<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>,
+    server: Trusted<tokio_rustls::server::TlsStream<Peeked>>,
+    bundle: watch::Sender<Option<Arc<Credentials>>>,
+}
+
+/// Client and server hold the same credentials.
+async fn mesh(authority: &Authority) -> Mesh {
+    let own = Arc::new(authority.credentials(store(&[authority])));
+    let (bundle, current) = watch::channel(Some(Arc::clone(&own)));
+    let (near, far) = pair().await;
+    let config = own.client_config(&own.identity, Inside::Tcp).expect("configuration");
+    let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
+    let (client, server) = tokio::join!(
+        TlsConnector::from(config).connect(name, near),
+        TlsAcceptor::from(own.server_config()).accept(Peeked::new(far)),
+    );
+    let (client, server) = (client.expect("client"), server.expect("server"));
+    let peers = (Proven::of(client.get_ref().1), Proven::of(server.get_ref().1));
+    Mesh {
+        client: Trusted::new(client, peers.0.expect("server's chain"), &own, current.clone()),
+        server: Trusted::new(server, peers.1.expect("client's chain"), &own, current),
+        bundle,
+    }
+}
+
+impl Mesh {
+    fn trust(&self, roots: RootCertStore) {
+        let present = self.bundle.borrow().clone().expect("credentials");
+        let next = present.with_roots(Arc::new(roots)).expect("credentials");
+        self.bundle.send_replace(Some(Arc::new(next)));
+    }
+
+    async fn check_carries(&mut self) {
+        self.client.write_all(b"thread").await.expect("write");
+        self.client.flush().await.expect("flush");
+        let mut read = [0; 6];
+        self.server.read_exact(&mut read).await.expect("read");
+        assert_eq!(&read, b"thread");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_lives_as_long_as_its_root_and_is_then_reset_on_both_sides() {
+    let (old, new) = (authority(), authority());
+    let mut mesh = mesh(&old).await;
+    mesh.check_carries().await;
+    mesh.trust(store(&[&new, &old]));
+    mesh.check_carries().await;
+    mesh.trust(store(&[&new]));
+    let (mut at_client, mut at_server) = ([0; 1], [0; 1]);
+    let ends = tokio::join!(mesh.client.read(&mut at_client), mesh.server.read(&mut at_server));
+    for end in [ends.0, ends.1] {
+        assert_eq!(end.expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert!(mesh.client.write(b"more").await.is_err() || mesh.client.flush().await.is_err());
+}
