@@ -2,7 +2,7 @@
 
 LAB := target/release/lab
 
-.PHONY: help setup build images demo test cluster cluster-down fmt lint lab clean
+.PHONY: help setup build images demo test soak cluster cluster-down fmt lint lab clean
 
 help: ## List the tasks
 	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
@@ -24,6 +24,10 @@ demo: ## Watch unmodified programs talk through the mesh, without a cluster
 
 test: ## Set up and run every check and test
 	@tests/run
+
+soak: build ## Renew certificates that live 30 s under load for 10 minutes (HEDDLE_SOAK_SECONDS): nothing may fail
+	HEDDLE_LAB="$(CURDIR)/$(LAB)" HEDDLE_SOAK_SECONDS=$${HEDDLE_SOAK_SECONDS:-600} \
+		cargo test --locked -p e2e --test lifecycle -- nothing_fails_while_certificates_are_renewed
 
 cluster: ## Bring up a Kubernetes of one node, or check the one of KUBECONFIG
 	@tests/cluster/up.sh

@@ -17,7 +17,7 @@ pub use answer::{Load, Reply};
 pub use capture::Capture;
 pub use conformance::{Conformance, tool};
 pub use process::{Output, Running, run, until};
-pub use runner::{Rule, prove};
+pub use runner::{Rule, prove, soak};
 pub use world::World;
 
 /// Runs the named functions, each a rule, against one world: `prove!(up, [rule, other_rule])`.

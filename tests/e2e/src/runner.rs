@@ -10,8 +10,10 @@ use anyhow::{Error, Result, anyhow};
 
 use crate::World;
 
-/// No rule takes longer, except when it says so by its commands' own limits.
+/// No rule takes longer, but for the one that soaks.
 const LIMIT: Duration = Duration::from_secs(240);
+/// How long a soak lasts, if `HEDDLE_SOAK_SECONDS` says nothing.
+const SOAK: Duration = Duration::from_secs(60);
 /// A rule that takes longer says from time to time that it is still at it.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -95,6 +97,16 @@ fn conclude(rules: usize, failures: &[(&str, Error)], took: Duration) -> ExitCod
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// How long the mesh is watched under load (`make soak` asks for longer).
+pub fn soak() -> Duration {
+    let asked = std::env::var("HEDDLE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    asked.map_or(SOAK, Duration::from_secs)
+}
+
+fn limit() -> Duration {
+    LIMIT.max(soak() + LIMIT / 2)
+}
+
 fn within_limit(world: &World, rule: &Rule) -> Result<()> {
     let (done, outcome) = channel();
     std::thread::scope(|threads| {
@@ -104,7 +116,7 @@ fn within_limit(world: &World, rule: &Rule) -> Result<()> {
             match outcome.recv_timeout(LONG) {
                 Ok(outcome) => return outcome,
                 Err(RecvTimeoutError::Disconnected) => return Err(anyhow!("ended without a word")),
-                Err(RecvTimeoutError::Timeout) if began.elapsed() < LIMIT => {
+                Err(RecvTimeoutError::Timeout) if began.elapsed() < limit() => {
                     say(&format!("(still at {} after {:.0} s)", rule.name, began.elapsed().as_secs_f64()));
                 }
                 Err(RecvTimeoutError::Timeout) => give_up(rule),
