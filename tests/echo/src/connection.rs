@@ -16,6 +16,18 @@ const WINDOW: u32 = 65_535;
 /// All of them together: enough that no stream waits for another here.
 const CONNECTION_WINDOW: u32 = 256 * WINDOW;
 
+/// The connection had closed before it took a request, of which no byte was sent.
+#[derive(Debug)]
+pub struct Unsent;
+
+impl std::fmt::Display for Unsent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection closed before the request was sent")
+    }
+}
+
+impl std::error::Error for Unsent {}
+
 /// A connection that takes requests without bodies.
 pub enum Connection {
     Http1(http1::SendRequest<Empty<Bytes>>),
@@ -58,11 +70,16 @@ impl Connection {
         })
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. The error is [`Unsent`] if the connection closed before it took
+    /// the request.
     pub async fn send(&mut self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>> {
-        Ok(match self {
-            Self::Http1(sender) => sender.send_request(request).await?,
-            Self::Http2(sender) => sender.send_request(request).await?,
+        let sent = match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender) => sender.try_send_request(request).await,
+        };
+        sent.map_err(|mut error| match error.take_message() {
+            Some(_) => Unsent.into(),
+            None => error.into_error().into(),
         })
     }
 

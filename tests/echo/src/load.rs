@@ -15,7 +15,7 @@ use hyper::{Response, Uri};
 use tokio::task::LocalSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Unsent};
 use crate::report::Report;
 
 /// Bodies above this are not read for a server's name.
@@ -193,9 +193,14 @@ struct Answer {
 async fn ask(work: &Work, connection: &mut Option<Connection>) -> Result<Answer> {
     if let Some(mut open) = connection.take() {
         if open.ready().await {
-            let (answer, open) = exchange(work, open).await?;
-            *connection = open;
-            return Ok(answer);
+            match exchange(work, open).await {
+                Err(error) if error.is::<Unsent>() => (),
+                exchanged => {
+                    let (answer, open) = exchanged?;
+                    *connection = open;
+                    return Ok(answer);
+                }
+            }
         }
         work.report.borrow_mut().reconnected();
     }
