@@ -1,51 +1,49 @@
-//! The choice among endpoints: power of two choices. Two at random, the less loaded one wins; it needs
-//! no shared order, reacts at once, and never herds every client onto the one least loaded endpoint.
+//! Balancing: which endpoint of a backend takes the next request or connection.
+//!
+//! Each endpoint has one [`State`], whoever routes to it: what runs there now, how fast it answers, whether it failed
+//! lately, whether it is new. [`choose`] looks at a few of them, drawn at random. Two draws are enough to leave
+//! the slow and the busy alone, need no shared order, and never herd every client onto the one best endpoint.
+//!
+//! - **Requests** go to the cheaper of two: peak latency × requests running (`latency.rs`).
+//! - **Connections** go to the one that carries the fewest.
+//! - An endpoint that **fails** in a row is set aside, and comes back when one request, its probe, succeeds
+//!   (`health.rs`). It is set aside for the choice among others only: where all are set aside, all are used.
+//! - A **new** one, or one that came back, gets its full part step by step (`warmth.rs`).
+//!
+//! Time (since any fixed moment) and randomness are arguments throughout.
 
-/// The index of the endpoint to use out of `n`, or `None` when there is none. `random` should be uniform over
-/// all 64 bits; `load` is asked for two different indexes at most.
-pub fn power_of_two(n: usize, load: impl Fn(usize) -> u32, random: u64) -> Option<usize> {
-    if n < 2 {
-        return n.checked_sub(1);
-    }
-    let (low, high) = (random & 0xffff_ffff, random >> 32);
-    let first = remainder(low, n);
-    let second = (first + 1 + remainder(high, n - 1)) % n;
-    Some(if load(second) < load(first) { second } else { first })
-}
+mod choice;
+mod health;
+mod latency;
+mod state;
+mod warmth;
 
-fn remainder(random: u64, n: usize) -> usize {
-    let n = u64::try_from(n).unwrap_or(u64::MAX);
-    usize::try_from(random % n).unwrap_or(0)
-}
+pub use choice::{By, choose};
+pub use health::{Change, Failed};
+pub use state::{Outcome, Standing, State, Ticket, View};
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::cell::RefCell;
+mod simulation;
 
-    #[test]
-    fn nothing_is_chosen_of_nothing() {
-        assert_eq!(power_of_two(0, |_| 0, 7), None);
-        assert_eq!(power_of_two(1, |_| 9, 7), Some(0));
+/// Random numbers out of one: SplitMix64 (Steele, Lea, Flood 2014), whose every output is uniform.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
-    #[test]
-    fn the_less_loaded_of_two_wins() {
-        for random in 0..100 {
-            assert_eq!(power_of_two(2, |i| [5, 1][i], random << 31), Some(1));
-        }
+    /// Below `n`, which is not 0; as good as uniform, since no backend has 2³² endpoints.
+    fn below(&mut self, n: usize) -> usize {
+        let n = u64::try_from(n).unwrap_or(u64::MAX);
+        self.roll().checked_rem(n).and_then(|i| usize::try_from(i).ok()).unwrap_or(0)
     }
 
-    proptest! {
-        #[test]
-        fn two_different_indexes_are_compared(n in 2usize..50, random: u64) {
-            let seen = RefCell::new(Vec::new());
-            let chosen = power_of_two(n, |i| { seen.borrow_mut().push(i); 0 }, random);
-            let seen = seen.into_inner();
-            prop_assert_eq!(seen.len(), 2);
-            prop_assert_ne!(seen[0], seen[1]);
-            prop_assert!(seen.iter().all(|i| *i < n) && chosen.is_some_and(|c| seen.contains(&c)));
-        }
+    /// Uniform in 0..1.
+    fn part(&mut self) -> f64 {
+        f64::from(u32::try_from(self.roll() >> 32).unwrap_or(0)) / 4_294_967_296.0
     }
 }

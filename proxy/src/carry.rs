@@ -30,8 +30,13 @@ pub struct Trip {
     pub destination: SocketAddr,
 }
 
-/// Carries a caller's bytes to a callee and back, and counts them while they pass.
-pub async fn carry<S: Stream>(proxy: &Proxy, trip: Trip, caller: Peeked<S>, callee: &mut impl Stream) {
+/// Carries a caller's bytes to a callee and back, and counts them while they pass. Says how many they were.
+pub async fn carry<S: Stream>(
+    proxy: &Proxy,
+    trip: Trip,
+    caller: Peeked<S>,
+    callee: &mut impl Stream,
+) -> Carried {
     let began = Instant::now();
     let far = match trip.direction {
         Direction::Outbound => callee.socket(),
@@ -50,6 +55,7 @@ pub async fn carry<S: Stream>(proxy: &Proxy, trip: Trip, caller: Peeked<S>, call
     }
     let error = ended.err().map(|error| ("connection_terminated", error.to_string()));
     trip.log(proxy, peer, error, open.carried, began.elapsed());
+    open.carried
 }
 
 /// Counts a tunnel that goes on after the certificates have ended that it was made with. It may: who its ends are was

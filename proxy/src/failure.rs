@@ -14,7 +14,7 @@ use mesh::route::GrpcStatus;
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// The reason of what is shed.
-const OVERLOADED: &str = "connection_limit_reached";
+pub const OVERLOADED: &str = "connection_limit_reached";
 
 /// A failure that the mesh answers by itself.
 #[derive(Debug, thiserror::Error)]

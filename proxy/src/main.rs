@@ -81,7 +81,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let renewal = Renewal { control: ControlPlane::new(&config)?, identity, bundle, current: renewed };
     tokio::spawn(renewal.keep());
 
-    let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone()));
+    let registry = Arc::new(Registry::new(Arc::clone(&config), credentials.clone(), Arc::clone(&metrics)));
     let own_pod = own_pod::follow(control.kube(&config.pod_namespace), &config);
     let discovery = Discovery::start(Arc::clone(&config), &control, Arc::clone(&registry));
     let (drain, draining) = drain::channel();

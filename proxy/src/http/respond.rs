@@ -12,7 +12,8 @@ use crate::{
     failure::{Failure, PROXY_STATUS},
 };
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The status of a gRPC exchange, in its trailers or, where there is nothing else, in its only head.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What a request comes to: a response, or a stream that is reset as the endpoint reset its own.

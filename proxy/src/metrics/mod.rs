@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mesh::route::BackendKey;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text::encode as encode_text},
@@ -42,6 +43,14 @@ struct PortLabels {
     port: u16,
 }
 
+/// Labels of an endpoint that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EjectionLabels {
+    backend_namespace: Arc<str>,
+    backend_name: Arc<str>,
+    reason: &'static str,
+}
+
 /// Everything that is counted.
 #[derive(Default)]
 pub struct Metrics {
@@ -50,6 +59,7 @@ pub struct Metrics {
     tcp: Arc<Tcp>,
     refused: Family<RefusalLabels, Counter>,
     plaintext: Family<PortLabels, Counter>,
+    ejections: Family<EjectionLabels, Counter>,
     ports: AtomicU64,
     certificate_expiry: Gauge,
     /// Tunnels that have outlived the certificates that they were made with.
@@ -98,6 +108,14 @@ impl Metrics {
         self.refused.get_or_create(&RefusalLabels { direction, reason }).inc();
     }
 
+    /// Counts that an endpoint of a backend was set aside.
+    pub fn ejected(&self, backend: &BackendKey, reason: &'static str) {
+        let (backend_namespace, backend_name) =
+            (Arc::clone(&backend.service.namespace), Arc::clone(&backend.service.name));
+        let labels = EjectionLabels { backend_namespace, backend_name, reason };
+        self.ejections.get_or_create(&labels).inc();
+    }
+
     /// Counts a connection from outside the mesh.
     pub fn plaintext(&self, port: u16) {
         let known = self.plaintext.get(&PortLabels { port }).is_some();
@@ -144,6 +162,11 @@ impl Metrics {
             "heddle_tunnels_beyond_certificate",
             "Tunnels that went on after the end of the certificates that they were made with",
             self.tunnels_beyond_certificate.clone(),
+        );
+        registry.register(
+            "heddle_endpoint_ejections",
+            "Endpoints set aside because they failed",
+            self.ejections.clone(),
         );
         self.control.register(registry);
         registry.register(

@@ -12,6 +12,7 @@ use hyper::{
     http::uri::{Authority, PathAndQuery},
 };
 use mesh::{
+    balance::By,
     http::{Decision, decide, suspicious_path},
     route::{AppProtocol, Filters, Governing, RequestHead, UrlRewrite},
 };
@@ -232,7 +233,9 @@ impl Hop {
     fn pick(&self, dialled: IpAddr, tried: &Tried) -> Option<Arc<Endpoint>> {
         match self {
             Self::Endpoint(endpoint) => tried.is_empty().then(|| Arc::clone(endpoint)),
-            Self::Backend(backend) => (tried.len() < TRIES).then(|| backend.pick(dialled, tried)).flatten(),
+            Self::Backend(backend) => {
+                (tried.len() < TRIES).then(|| backend.pick(By::Request, dialled, tried)).flatten()
+            }
         }
     }
 

@@ -1,12 +1,13 @@
 //! Connections that are carried as bytes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use mesh::{
+    balance::By,
     detect::{Detected, Detection, detect},
     route::{BackendKey, Governing},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tracing::{info, warn};
 
 use super::Target;
@@ -26,6 +27,8 @@ use crate::{
 
 /// How many endpoints are tried before a connection is given up.
 pub(super) const TRIES: usize = 3;
+/// A connection that lives for this long was taken by its server, whether or not it has spoken.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// A connection to an endpoint, made for one client.
 pub struct Dialled {
@@ -33,7 +36,7 @@ pub struct Dialled {
     pub upstream: Upstream,
     endpoint: Arc<Endpoint>,
     backend: Option<BackendKey>,
-    _load: Load,
+    load: Load,
 }
 
 /// Carries a client's bytes to an endpoint that the routes choose.
@@ -48,7 +51,7 @@ pub async fn carry(
         Some(dialled) => Ok(dialled),
         None => Box::pin(dial(target, destination, begins_with_tls(&client))).await,
     };
-    let mut dialled = match dialled {
+    let dialled = match dialled {
         Ok(dialled) => dialled,
         Err(failure) => {
             warn!(reason = failure.reason(), "cannot carry a connection: {}", failure.chain());
@@ -58,7 +61,26 @@ pub async fn carry(
         }
     };
     let trip = trip(target, Some(&dialled), destination);
-    carry::carry(proxy, trip, client, &mut dialled.upstream).await;
+    dialled.carry(proxy, trip, client).await;
+}
+
+impl Dialled {
+    /// Carries a client's bytes. A server that resets the connection before it has said anything is as good as not
+    /// there: behind a peer's proxy an application that refuses looks like this.
+    async fn carry(self, proxy: &Proxy, trip: Trip, client: Peeked) {
+        let Self { mut upstream, mut load, .. } = self;
+        let carried = {
+            let mut carrying = pin!(carry::carry(proxy, trip, client, &mut upstream));
+            let early = timeout(SETTLED, &mut carrying).await;
+            let Ok(carried) = early else {
+                load.taken();
+                carrying.await;
+                return;
+            };
+            carried
+        };
+        if carried.received == 0 && upstream.was_reset() { load.refused() } else { load.taken() }
+    }
 }
 
 /// What a connection's account says of its way.
@@ -104,7 +126,7 @@ async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Dial
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint(backend.key.clone());
     while tried.len() < TRIES {
-        let Some(endpoint) = backend.pick(destination.ip(), &tried) else { break };
+        let Some(endpoint) = backend.pick(By::Connection, destination.ip(), &tried) else { break };
         tried.push(endpoint.addr);
         match connect(endpoint, Some(backend.key.clone())).await {
             Ok(dialled) => return Ok(dialled),
@@ -115,10 +137,16 @@ async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Dial
 }
 
 async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Dialled, Failure> {
-    let load = endpoint.carry();
+    let mut load = endpoint.carry();
     match endpoint.connect(Inside::Tcp).await {
-        Ok(upstream) => Ok(Dialled { upstream, endpoint, backend, _load: load }),
-        Err(source) => Err(Failure::Connect { endpoint: endpoint.addr, source }),
+        Ok(upstream) => {
+            load.connected();
+            Ok(Dialled { upstream, endpoint, backend, load })
+        }
+        Err(source) => {
+            load.unreached(&source);
+            Err(Failure::Connect { endpoint: endpoint.addr, source })
+        }
     }
 }
 

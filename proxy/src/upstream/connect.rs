@@ -105,6 +105,12 @@ impl Upstream {
         }
     }
 
+    /// Whether the endpoint has reset the connection: the kernel then no longer knows a peer of it. (A client's
+    /// reset leaves the endpoint's side as it is.)
+    pub fn was_reset(&self) -> bool {
+        self.socket().peer_addr().is_err()
+    }
+
     /// Returns when the endpoint has sent something of its own, or has ended.
     pub async fn readable(&mut self) {
         match self {

@@ -64,22 +64,23 @@ impl Endpoint {
         mut request: Request<Body>,
         version: HttpVersion,
     ) -> Result<Response<Body>, SendError> {
-        let load = self.carry();
-        let (mut response, held) = match (&self.transport, version) {
+        let mut load = self.carry();
+        let sent = match (&self.transport, version) {
             (Transport::Mesh(_), _) => {
                 form::for_peer(&mut request, self.addr, version);
-                self.send_h2(request).await?
+                self.send_h2(request, &mut load).await
             }
             (Transport::Plain, HttpVersion::Http2) => {
                 form::for_h2(&mut request, self.addr);
-                self.send_h2(request).await?
+                self.send_h2(request, &mut load).await
             }
             (Transport::Plain, HttpVersion::Http1) => {
                 form::for_h1(&mut request);
-                self.send_h1(request).await?
+                self.send_h1(request, &mut load).await
             }
-            (Transport::Unnameable, _) => return Err(unnameable(request)),
+            (Transport::Unnameable, _) => Err(unnameable(request)),
         };
+        let (mut response, held) = load.judge(sent)?;
         form::clean_response(&mut response);
         let exchange = self.exchange(held, load);
         Ok(response.map(|body| Body::carried(body, exchange)))
@@ -95,26 +96,27 @@ impl Endpoint {
         mut request: Request<Body>,
         protocol: &HeaderValue,
     ) -> Result<Response<Body>, SendError> {
-        let load = self.carry();
-        let (mut response, held) = match self.transport {
+        let mut load = self.carry();
+        let sent = match self.transport {
             Transport::Mesh(_) => {
                 form::for_peer(&mut request, self.addr, HttpVersion::Http1);
                 upgrade::into_connect(&mut request, protocol);
-                self.send_h2(request).await.map_err(|error| match error {
+                self.send_h2(request, &mut load).await.map_err(|error| match error {
                     SendError::NotSent(error, mut request) => {
                         upgrade::from_connect(&mut request);
                         SendError::NotSent(error, request)
                     }
                     other @ (SendError::Reset(_) | SendError::Broken(_)) => other,
-                })?
+                })
             }
             Transport::Plain => {
                 form::for_h1(&mut request);
                 upgrade::ask(&mut request, protocol);
-                self.send_alone(request).await?
+                self.send_alone(request, &mut load).await
             }
-            Transport::Unnameable => return Err(unnameable(request)),
+            Transport::Unnameable => Err(unnameable(request)),
         };
+        let (mut response, held) = load.judge(sent)?;
         upgrade::from_peer(&mut response);
         let exchange = self.exchange(held, load);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -133,10 +135,11 @@ impl Endpoint {
         self: &Arc<Self>,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let load = self.carry();
+        let mut load = self.carry();
         form::for_h1(&mut request);
         let connects = *request.method() == Method::CONNECT;
-        let (mut response, held) = self.send_alone(request).await?;
+        let sent = self.send_alone(request, &mut load).await;
+        let (mut response, held) = load.judge(sent)?;
         form::clean_response(&mut response);
         let exchange = self.exchange(held, load);
         let opened = connects && response.status().is_success();
@@ -151,7 +154,7 @@ impl Endpoint {
     }
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
-    async fn send_h2(&self, mut request: Request<Body>) -> Sent {
+    async fn send_h2(&self, mut request: Request<Body>, load: &mut Load) -> Sent {
         let mut left = CONNECTIONS;
         loop {
             left -= 1;
@@ -159,6 +162,7 @@ impl Endpoint {
                 Ok(lease) => lease,
                 Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
             };
+            load.sent();
             let again = lease.kept && left > 0;
             match send_over(lease, request).await {
                 Err(SendError::NotSent(ConnectError::NotTaken(_) | ConnectError::Http(_), unsent))
@@ -171,12 +175,13 @@ impl Endpoint {
         }
     }
 
-    async fn send_h1(&self, mut request: Request<Body>) -> Sent {
+    async fn send_h1(&self, mut request: Request<Body>, load: &mut Load) -> Sent {
         loop {
             let mut lease = match self.h1.lease(self).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
             };
+            load.sent();
             // Only what is safe and empty can be made again if a kept connection turns out to be dead
             // (RFC 9110 section 9.2.2); hyper gives back whatever it had not begun to write.
             let again = (lease.reused && form::is_repeatable(&request)).then(|| form::repeat(&request));
@@ -190,11 +195,12 @@ impl Endpoint {
         }
     }
 
-    async fn send_alone(&self, request: Request<Body>) -> Sent {
+    async fn send_alone(&self, request: Request<Body>, load: &mut Load) -> Sent {
         let mut lease = match self.h1.fresh(self).await {
             Ok(lease) => lease,
             Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
         };
+        load.sent();
         let response = lease.sender.try_send_request(request).await.map_err(SendError::from)?;
         Ok((response, Held::Alone))
     }

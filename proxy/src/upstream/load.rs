@@ -1,0 +1,143 @@
+//! A request or connection while an endpoint carries it, and what its end says of the endpoint.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{Response, StatusCode};
+use mesh::balance::{Failed, Outcome, Ticket};
+
+use super::{
+    SendError,
+    endpoint::{Endpoint, now},
+};
+use crate::{
+    failure::{ConnectError, OVERLOADED},
+    http::respond::GRPC_STATUS,
+};
+
+/// A client that leaves while a connection is still being made says nothing, unless it waited for longer than any
+/// endpoint within a cluster takes: else one that drops packets would never be set aside by impatient clients.
+const SLOW_CONNECT: Duration = Duration::from_secs(1);
+
+/// gRPC statuses that say what a 5xx says: UNKNOWN, INTERNAL, UNAVAILABLE and DATA_LOSS.
+const GRPC_FAILURES: [&[u8]; 4] = [b"2", b"13", b"14", b"15"];
+
+/// A request or connection that an endpoint carries, until it is dropped.
+pub struct Load {
+    endpoint: Arc<Endpoint>,
+    /// Until it is clear what became of it.
+    ticket: Option<Ticket>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    /// A connection is being made, since then.
+    Connecting(Duration),
+    /// A connection is there, for a connection.
+    Connected,
+    /// A connection is there, and a request on it, since then.
+    Sent(Duration),
+}
+
+impl Load {
+    pub(super) fn new(endpoint: Arc<Endpoint>, ticket: Ticket, now: Duration) -> Self {
+        Self { endpoint, ticket: Some(ticket), stage: Stage::Connecting(now) }
+    }
+
+    /// The request's connection is there: from here on the time is the endpoint's.
+    pub(super) fn sent(&mut self) {
+        self.stage = Stage::Sent(now());
+    }
+
+    /// What came of a request; says what its outcome says of the endpoint.
+    pub(super) fn judge<B, T>(
+        &mut self,
+        sent: Result<(Response<B>, T), SendError>,
+    ) -> Result<(Response<B>, T), SendError> {
+        self.report(match &sent {
+            Ok((response, _)) if is_failure(response) => Outcome::Failed(Failed::Answer),
+            Ok(_) => self.answered(),
+            Err(SendError::NotSent(error, _)) => of_connect(error),
+            Err(SendError::Reset(_)) => Outcome::Failed(Failed::Answer),
+            Err(SendError::Broken(error)) => of_broken(error),
+        });
+        sent
+    }
+
+    /// No connection came about.
+    pub fn unreached(&mut self, error: &ConnectError) {
+        self.report(of_connect(error));
+    }
+
+    /// A connection has come about. Whether a server took it shows by what follows.
+    pub fn connected(&mut self) {
+        self.stage = Stage::Connected;
+    }
+
+    /// A server took the connection.
+    pub fn taken(&mut self) {
+        self.report(Outcome::Taken);
+    }
+
+    /// The connection was reset before a byte came: nobody serves there.
+    pub fn refused(&mut self) {
+        self.report(Outcome::Failed(Failed::Unreached));
+    }
+
+    fn answered(&self) -> Outcome {
+        match self.stage {
+            Stage::Sent(since) => Outcome::Answered(now().saturating_sub(since)),
+            Stage::Connecting(_) | Stage::Connected => Outcome::Taken,
+        }
+    }
+
+    fn left(&self) -> Outcome {
+        match self.stage {
+            Stage::Connecting(since) if now().saturating_sub(since) >= SLOW_CONNECT => {
+                Outcome::Failed(Failed::Unreached)
+            }
+            Stage::Connecting(_) | Stage::Connected => Outcome::Nothing,
+            Stage::Sent(since) => Outcome::Left(now().saturating_sub(since)),
+        }
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        if let Some(ticket) = self.ticket.take() {
+            self.endpoint.report(ticket, outcome);
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.report(self.left());
+        }
+        self.endpoint.state().end();
+    }
+}
+
+fn is_failure<B>(response: &Response<B>) -> bool {
+    let grpc = || response.headers().get(GRPC_STATUS).is_some_and(|s| GRPC_FAILURES.contains(&s.as_bytes()));
+    response.status() >= StatusCode::INTERNAL_SERVER_ERROR || grpc()
+}
+
+fn of_connect(error: &ConnectError) -> Outcome {
+    match error {
+        ConnectError::Io(_) | ConnectError::Timeout(_) | ConnectError::Tls(_) | ConnectError::Http(_) => {
+            Outcome::Failed(Failed::Unreached)
+        }
+        ConnectError::AtPeer(OVERLOADED) => Outcome::Failed(Failed::Answer),
+        ConnectError::AtPeer(_) => Outcome::Failed(Failed::Unreached),
+        // This proxy's own matter; a connection that a server ends in good order; what another request has reported.
+        ConnectError::NoCertificate
+        | ConnectError::Unnameable
+        | ConnectError::NotTaken(_)
+        | ConnectError::Shared { .. } => Outcome::Nothing,
+    }
+}
+
+/// A client that broke off its own body broke the exchange.
+fn of_broken(error: &hyper::Error) -> Outcome {
+    if error.is_user() { Outcome::Nothing } else { Outcome::Failed(Failed::Answer) }
+}
