@@ -3,6 +3,10 @@
 //! Slices can be written by hand by whoever may write in a namespace, so addresses that only mean something to the
 //! dialling pod or its node are never endpoints.
 
+mod hints;
+
+pub use hints::{has_hints, near};
+
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use std::collections::BTreeMap;
@@ -22,10 +26,10 @@ pub struct Endpoint {
     pub serving: bool,
     /// It terminates.
     pub terminating: bool,
-    /// Its zone.
-    pub zone: Option<String>,
     /// The zones whose clients should use it.
     pub for_zones: Vec<String>,
+    /// The nodes whose clients should use it.
+    pub for_nodes: Vec<String>,
 }
 
 impl Endpoint {
@@ -91,14 +95,16 @@ fn addresses(endpoint: &SliceEndpoint, port: u16) -> impl Iterator<Item = Endpoi
 fn read(endpoint: &SliceEndpoint, addr: SocketAddr) -> Endpoint {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-    let zones = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
+    let hints = endpoint.hints.as_ref();
+    let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten();
     Endpoint {
         addr,
         ready,
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
-        zone: endpoint.zone.clone(),
         for_zones: zones.map(|zone| zone.name.clone()).collect(),
+        for_nodes: nodes.map(|node| node.name.clone()).collect(),
     }
 }
 

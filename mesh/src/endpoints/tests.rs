@@ -106,9 +106,13 @@ fn other_services_slices_do_not_count() {
 }
 
 #[test]
-fn zones_are_told() {
-    let slice = http("{addresses: [10.1.0.1], zone: a, hints: {forZones: [{name: a}, {name: b}]}}");
+fn hints_are_told() {
+    let slice =
+        http("{addresses: [10.1.0.1], hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: n}]}}");
     let service: Service = serde_norway::from_str(SERVICE).unwrap();
     let found = endpoints(&service, 80, [slice].iter());
-    assert_eq!((found[0].zone.as_deref(), found[0].for_zones.len()), (Some("a"), 2));
+    assert_eq!(
+        (found[0].for_zones.as_slice(), found[0].for_nodes.as_slice()),
+        (&["a", "b"].map(str::to_owned)[..], &["n".to_owned()][..])
+    );
 }

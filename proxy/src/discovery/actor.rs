@@ -271,7 +271,24 @@ impl Actor {
     fn pod_needs(&self, name: &ServiceName) -> BTreeSet<WatchKey> {
         let Some(service) = self.store.service(name) else { return BTreeSet::new() };
         let routes = resolve::service_table(service, &self.config.pod_namespace, &self.store);
-        routes.backends.iter().flat_map(|key| self.unknown_pods(key)).collect()
+        let mut needs: BTreeSet<_> = routes.backends.iter().flat_map(|key| self.unknown_pods(key)).collect();
+        if routes.backends.iter().any(|key| endpoints::has_hints(&self.endpoints_of(key))) {
+            needs.extend(self.here());
+        }
+        needs
+    }
+
+    /// This pod, which knows its node and zone.
+    fn here(&self) -> Option<WatchKey> {
+        self.config.pod_ips.first().copied().map(WatchKey::PodAt)
+    }
+
+    /// The endpoints that are for clients where this pod is.
+    fn near(&self, endpoints: Vec<endpoints::Endpoint>) -> Vec<endpoints::Endpoint> {
+        let here = self.here();
+        let this = here.and_then(|key| self.store.pods(&key).find(|pod| !pod.finished));
+        let (node, zone) = this.map_or((None, None), |pod| (pod.node.as_deref(), pod.zone.as_deref()));
+        endpoints::near(endpoints, node, zone)
     }
 
     fn unknown_pods(&self, key: &BackendKey) -> Vec<WatchKey> {
@@ -298,7 +315,7 @@ impl Actor {
 
     /// A backend with its present endpoints; the same object as before, so that running requests stay counted.
     fn backend(&mut self, key: &BackendKey) -> Arc<Backend> {
-        let ready = self.endpoints_of(key);
+        let ready = self.near(self.endpoints_of(key));
         let endpoints: Vec<_> = {
             let facts = self.facts_of(&key.service);
             let before = self.backends.get(key);
