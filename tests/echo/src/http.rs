@@ -9,13 +9,14 @@
 //! | `/trailers` | a body, then the trailer `x-sum` |
 //! | `/upgrade` | 101, then every byte back |
 //! | `/counts` | what the server has done so far, as JSON: `requests` (but for these), bytes `sent` of `/bytes/N`, and answers `abandoned` by their clients |
+//! | `/become/503` | 200, and from then on that status to everything but `/become`, `/counts` and `/ready` |
 //! | anything else | what was received, as JSON |
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,6 +51,9 @@ pub struct Options {
     /// Address to listen on [default: all, of IPv4 and IPv6]
     #[arg(long, default_value = "::", hide_default_value = true)]
     address: IpAddr,
+    /// Wait so many milliseconds before every answer
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
     /// Name to answer with [default: the pod's]
     #[arg(long)]
     name: Option<String>,
@@ -59,6 +63,9 @@ pub struct Options {
 struct Server {
     name: String,
     pod: String,
+    delay: Duration,
+    /// The status of every answer, as it was last told to become.
+    becomes: AtomicU16,
     requests: AtomicU64,
     sent: AtomicU64,
     abandoned: AtomicU64,
@@ -69,7 +76,8 @@ impl Server {
         let pod = crate::tcp::pod_name();
         let name = options.name.clone().unwrap_or_else(|| pod.clone());
         let [requests, sent, abandoned] = Default::default();
-        Self { name, pod, requests, sent, abandoned }
+        let (delay, becomes) = (Duration::from_millis(options.delay), AtomicU16::new(200));
+        Self { name, pod, delay, becomes, requests, sent, abandoned }
     }
 }
 
@@ -157,6 +165,17 @@ async fn answer(server: &Arc<Server>, peer: SocketAddr, request: Request<Incomin
         return counts(server);
     }
     server.requests.fetch_add(1, Ordering::Relaxed);
+    if first == "become" {
+        server.becomes.store(argument.parse().unwrap_or(200), Ordering::Relaxed);
+        return describe(server, peer, &request);
+    }
+    if !server.delay.is_zero() {
+        tokio::time::sleep(server.delay).await;
+    }
+    let becomes = server.becomes.load(Ordering::Relaxed);
+    if becomes != 200 && first != "ready" {
+        return status(server, peer, &request, &becomes.to_string());
+    }
     match first {
         "status" => status(server, peer, &request, argument),
         "delay" => {
