@@ -10,7 +10,6 @@ CONTAINERS=$DISK/run/containerd/io.containerd.runtime.v2.task/k8s.io
 
 main() {
     local start=$SECONDS
-    check_number
     if [ -n "${KUBECONFIG:-}" ] && [ "$KUBECONFIG" != "$ADMIN" ]; then
         say "KUBECONFIG is $KUBECONFIG, which was not brought up here: left alone"
         return

@@ -4,6 +4,5 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-check_number
 [ $# -gt 0 ] || set -- "${SHELL:-bash}"
 PATH=$STATE/bin:$PATH in_node "$@"

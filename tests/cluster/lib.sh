@@ -1,8 +1,12 @@
 # shellcheck shell=bash disable=SC2034 # read by those who source it
 # What the cluster's scripts share: names, addresses, and how to do something inside of the node.
 
+say() { echo "cluster: $*" >&2; }
+fail() { echo "cluster: error: $*" >&2; exit 1; }
+
 # More than one cluster can be up on one machine: each has a number.
 NUMBER=${HEDDLE_CLUSTER:-0}
+[[ $NUMBER =~ ^([0-9]|[1-5][0-9]|6[0-2])$ ]] || fail "HEDDLE_CLUSTER is the number of the cluster, 0 to 62, not '$NUMBER'"
 NAME=heddle-cluster
 [ "$NUMBER" = 0 ] || NAME=heddle-cluster$NUMBER
 
@@ -21,13 +25,6 @@ HOST6=$LINK6::1 NODE6=$LINK6::2
 PODS4=10.244.0.0/24 PODS6=fd68:6564:646c:1::/64
 SERVICES4=10.96.0.0/16 SERVICES6=fd68:6564:646c:2::/112
 FIRST_SERVICE4=10.96.0.1 DNS4=10.96.0.10
-
-say() { echo "cluster: $*" >&2; }
-fail() { echo "cluster: error: $*" >&2; exit 1; }
-
-check_number() {
-    [[ $NUMBER =~ ^([0-9]|[1-5][0-9]|6[0-2])$ ]] || fail "HEDDLE_CLUSTER is the number of the cluster, 0 to 62, not '$NUMBER'"
-}
 
 # The process that holds the node's namespaces, if it is the one that was recorded: pids come round again.
 node_pid() {
@@ -51,3 +48,8 @@ in_node() {
 }
 
 kubectl() { "$STATE/bin/kubectl" --kubeconfig "$ADMIN" --cache-dir "$STATE/kubectl" "$@"; }
+
+# The program, also where no cluster of these scripts is up.
+find_kubectl() {
+    type -P "$STATE/bin/kubectl" || type -P kubectl || fail "kubectl is missing; install it, or bring a cluster up here, which has one"
+}

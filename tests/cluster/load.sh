@@ -4,10 +4,10 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-check_number
 [ $# -gt 0 ] || fail "usage: tests/cluster/load.sh FILE..."
+node_pid >/dev/null || fail "the cluster is not up; make cluster brings it up"
 for file in "$@"; do
     [ -r "$file" ] || fail "cannot read $file"
     in_node "$STATE/bin/ctr" --namespace k8s.io images import - <"$file" >"$LOGS/load.log" 2>&1 ||
-        fail "containerd does not take $file: $(tail -n 2 "$LOGS/load.log")"
+        fail "containerd does not take $file: $(tail -n 1 "$LOGS/load.log")"
 done

@@ -10,7 +10,6 @@ cd "$(dirname "$0")"
 
 USAGE="usage: tests/cluster/part.sh stop|start PART, or tests/cluster/part.sh signal PART SIGNAL"
 
-check_number
 [ $# -ge 2 ] || fail "$USAGE"
 declare -F "start_$2" >/dev/null || fail "no part $2; there are: $(declare -F | sed -n 's/.* start_//p' | grep -v '^part$' | xargs)"
 node_pid >/dev/null || fail "the cluster is not up; make cluster brings it up"

@@ -20,7 +20,6 @@ main() {
         --no-node) node= ;;
         *) fail "usage: tests/cluster/up.sh [--no-node]" ;;
     esac
-    check_number
     if [ -n "${KUBECONFIG:-}" ] && [ "$KUBECONFIG" != "$ADMIN" ]; then
         use_another
         return
@@ -38,7 +37,7 @@ main() {
 
 use_another() {
     local kubectl
-    kubectl=$(command -v kubectl) || kubectl=$(./build.sh kube)/kubectl
+    kubectl=$(find_kubectl)
     "$kubectl" get --raw /readyz >/dev/null || fail "KUBECONFIG is $KUBECONFIG, and its cluster does not answer"
     say "using the cluster of KUBECONFIG=$KUBECONFIG"
     echo "export KUBECONFIG=$KUBECONFIG"
