@@ -45,11 +45,10 @@ const LEASE: [(&str, &str, &str); 2] = [
 ];
 
 /// Of an authority that it makes itself.
-const OWN_SECRET: [(&str, &str, &str); 2] =
-    [("", "secrets", "create"), ("", "secrets:heddle-ca", "get patch update watch")];
+const OWN_SECRET: [(&str, &str, &str); 2] = [("", "secrets", "create"), ("", "secrets:heddle-ca", "get")];
 
 /// Of an authority that somebody else writes.
-const THEIR_SECRET: [(&str, &str, &str); 1] = [("", "secrets:corp-issuer", "get watch")];
+const THEIR_SECRET: [(&str, &str, &str); 1] = [("", "secrets:corp-issuer", "get")];
 
 /// Each right by itself: `group/resource[:name] verb`.
 type Rights = BTreeSet<String>;
