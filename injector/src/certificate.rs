@@ -8,15 +8,16 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
+use tokio::time::timeout;
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{AuthorityError, Present};
 
 /// How often it is renewed; it lives for a day.
-pub const RENEWAL: Duration = Duration::from_secs(3600);
+const RENEWAL: Duration = Duration::from_secs(3600);
 
 /// The present certificate.
 pub struct Serving {
-    authority: Arc<Authority>,
+    authority: Arc<Present>,
     names: Vec<String>,
     current: RwLock<Arc<CertifiedKey>>,
 }
@@ -30,14 +31,27 @@ impl std::fmt::Debug for Serving {
 
 impl Serving {
     /// A first certificate under `names`.
-    pub fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, AuthorityError> {
-        let current = RwLock::new(authority.serving(&names, SystemTime::now())?);
+    pub fn new(authority: Arc<Present>, names: Vec<String>) -> Result<Self, AuthorityError> {
+        let current = RwLock::new(authority.last().serving(&names, SystemTime::now())?);
         Ok(Self { authority, names, current })
     }
 
+    /// Renews it for ever: every hour, and at once when another authority signs.
+    pub async fn keep(self: Arc<Self>) {
+        let mut changes = self.authority.changes();
+        loop {
+            let _ = timeout(RENEWAL, changes.next()).await;
+            if let Err(error) = self.renew() {
+                tracing::error!(
+                    "cannot renew the serving certificate: {error}; it is tried again in an hour"
+                );
+            }
+        }
+    }
+
     /// Takes a new key and certificate into use.
-    pub fn renew(&self) -> Result<(), AuthorityError> {
-        let fresh = self.authority.serving(&self.names, SystemTime::now())?;
+    fn renew(&self) -> Result<(), AuthorityError> {
+        let fresh = self.authority.last().serving(&self.names, SystemTime::now())?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Port 15012: signing and discovery, for callers that prove who they are.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::answer::{Body, Refusal, json_of, whole};
-use crate::authority::Authority;
+use crate::authority::Present;
 use crate::discovery::{self, Open};
 use crate::index::Index;
 use crate::limit::{Limit, Rate};
@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::review::{Caller, Reviewer};
 use crate::serve::Answer;
+use crate::tokens::Tokens;
 
 /// A signing request has less than 1 KiB.
 const LONGEST_CSR: usize = 16 * 1024;
@@ -43,10 +44,12 @@ const MOST_CALLERS: usize = 20_000;
 /// What port 15012 works with.
 pub struct Control {
     index: Arc<Index>,
-    authority: Arc<Authority>,
+    authority: Arc<Present>,
     metrics: Arc<Metrics>,
     open: Arc<Open>,
     reviewer: Mutex<Reviewer>,
+    /// Who reviews what the reviewer does not know; nobody in the lab, where it has the key.
+    tokens: Option<Arc<Tokens>>,
     checking: Mutex<Limit>,
     signing: Mutex<Limit>,
     reading: Mutex<Limit>,
@@ -56,16 +59,16 @@ impl Control {
     /// The service, with fresh limits.
     pub fn new(
         index: Arc<Index>,
-        authority: Arc<Authority>,
+        authority: Arc<Present>,
         metrics: Arc<Metrics>,
-        reviewer: Reviewer,
+        (reviewer, tokens): (Reviewer, Option<Arc<Tokens>>),
     ) -> Self {
         let now = Instant::now();
         let limit = |each, all| Mutex::new(Limit::new(each, all, MOST_CALLERS, now));
         let (signing, reading) = (limit(SIGN_EACH, SIGN_ALL), limit(READ_EACH, READ_ALL));
         let (checking, open) = (limit(CHECK_EACH, CHECK_ALL), Arc::new(Open::new(Arc::clone(&metrics))));
         let reviewer = Mutex::new(reviewer);
-        Self { index, authority, metrics, open, reviewer, checking, signing, reading }
+        Self { index, authority, metrics, open, reviewer, tokens, checking, signing, reading }
     }
 
     async fn serve(
@@ -82,7 +85,7 @@ impl Control {
         match what {
             "sign" => self.sign(&caller, request.into_body()).await,
             "bundle" => {
-                Ok(whole(StatusCode::OK, "application/x-pem-file", self.authority.bundle().to_owned()))
+                Ok(whole(StatusCode::OK, "application/x-pem-file", self.authority.last().bundle().to_owned()))
             }
             _ => {
                 allow(&self.reading, &caller.uid)?;
@@ -93,19 +96,22 @@ impl Control {
         }
     }
 
-    fn review(&self, request: &Request<Incoming>) -> Result<Caller, Refusal> {
+    async fn review(&self, request: &Request<Incoming>) -> Result<Caller, Refusal> {
         let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
             Refusal::new(StatusCode::UNAUTHORIZED, "send the pod's token: Authorization: Bearer TOKEN")
         })?;
         let (token, now) = (token.trim(), (Instant::now(), SystemTime::now()));
-        let mut reviewer = self.reviewer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !reviewer.remembers(token, now) {
+        if !self.reviewer().remembers(token, now) {
             let peer =
                 request.extensions().get().map_or_else(String::new, |peer: &Peer| peer.ip().to_string());
             allow(&self.checking, &peer)?;
+            if let Some(tokens) = &self.tokens {
+                let claims = tokens.review(token).await?;
+                self.reviewer().learn(token, &claims, now)?;
+            }
         }
-        let caller = reviewer.review(token, &self.index.read(), now)?;
+        let caller = self.reviewer().review(token, &self.index.read(), now)?;
         match request.extensions().get().is_none_or(|peer: &Peer| peer.prove(&caller.uid)) {
             true => Ok(caller),
             false => Err(Refusal::new(
@@ -115,10 +121,14 @@ impl Control {
         }
     }
 
+    fn reviewer(&self) -> MutexGuard<'_, Reviewer> {
+        self.reviewer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn sign(&self, caller: &Caller, body: Incoming) -> Result<Response<Body>, Refusal> {
         allow(&self.signing, &caller.uid)?;
         let csr = text(body, LONGEST_CSR, BODY).await?;
-        let signed = self.authority.sign(&csr, &caller.identity, SystemTime::now());
+        let signed = self.authority.signer()?.sign(&csr, &caller.identity, SystemTime::now());
         let signed = signed.map_err(|error| {
             tracing::warn!(pod = %caller.pod, "refused to sign: {error}");
             Refusal::bad(error.to_string())
@@ -135,7 +145,7 @@ impl Answer for Control {
             "/v1/bundle" => "bundle",
             _ => "read",
         };
-        let response = match self.review(&request) {
+        let response = match self.review(&request).await {
             Ok(caller) => self.serve(what, caller, request).await,
             Err(refusal) => Err(refusal),
         };

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use mesh::contract::{
-    CONTROL_HEALTH_PORT, CONTROL_METRICS_PORT, CONTROL_PORT, DEFAULT_TRUST_DOMAIN, WEBHOOK_PORT,
+    CONTROL_HEALTH_PORT, CONTROL_METRICS_PORT, CONTROL_PORT, DEFAULT_TRUST_DOMAIN, SYSTEM_NAMESPACE,
+    WEBHOOK_PORT,
 };
 use mesh::identity::TrustDomain;
 use mesh::settings;
@@ -17,17 +18,14 @@ use crate::index::LOG_CAPACITY;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Flags {
-    /// Directory of Kubernetes manifests to follow (.yaml, .yml, .json)
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[command(flatten)]
+    pub source: Source,
 
-    /// Public key (PEM, P-256) that service account tokens are signed with
-    #[arg(long, value_name = "FILE")]
-    pub token_key: PathBuf,
+    #[command(flatten)]
+    pub cluster: Cluster,
 
-    /// Directory that keeps the mesh's root; the first start makes it
-    #[arg(long, value_name = "DIR")]
-    pub state: PathBuf,
+    #[command(flatten)]
+    pub directory: Directory,
 
     /// Address to listen on; :: is all of IPv6 and IPv4
     #[arg(long, value_name = "ADDR", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
@@ -45,11 +43,8 @@ pub struct Flags {
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(10..=30 * 86_400))]
     pub leaf_ttl: u64,
 
-    /// Write the roots to trust here (PEM)
-    #[arg(long, value_name = "FILE")]
-    pub bundle_out: Option<PathBuf>,
-
-    /// A range of Service or pod addresses, such as 10.96.0.0/12; required, repeat it for each range
+    /// A range of Service or pod addresses, such as 10.96.0.0/12; repeat it for each range. Required without a cluster;
+    /// in one, ServiceCIDRs and Nodes tell the ranges
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Vec<IpNet>,
 
@@ -80,6 +75,55 @@ pub struct Flags {
 
     #[command(flatten)]
     pub ports: Ports,
+}
+
+/// Where objects come from.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Source {
+    /// Follow a Kubernetes cluster: the one that this runs in, or that of KUBECONFIG
+    #[arg(long)]
+    pub kubernetes: bool,
+
+    /// Follow a directory of Kubernetes manifests (.yaml, .yml, .json)
+    #[arg(long, value_name = "DIR", requires_all = ["token_key", "state"])]
+    pub manifests: Option<PathBuf>,
+}
+
+/// With --kubernetes.
+#[derive(Debug, clap::Args)]
+pub struct Cluster {
+    /// Secret that holds the authority: tls.crt, tls.key and, if the root is another's, ca.crt
+    #[arg(long, value_name = "NAME", default_value = "heddle-ca")]
+    pub issuer_secret: String,
+
+    /// Make that Secret, with a new root, if there never was one
+    #[arg(long)]
+    pub create_ca: bool,
+
+    /// The namespace that this runs in
+    #[arg(long, value_name = "NAME", default_value = SYSTEM_NAMESPACE, env = "POD_NAMESPACE", hide = true)]
+    pub namespace: String,
+
+    /// The pod that this is
+    #[arg(long, value_name = "NAME", default_value = "heddle-injector", env = "POD_NAME", hide = true)]
+    pub pod: String,
+}
+
+/// With --manifests.
+#[derive(Debug, clap::Args)]
+pub struct Directory {
+    /// Public key (PEM, P-256) that service account tokens are signed with
+    #[arg(long, value_name = "FILE", requires = "manifests")]
+    pub token_key: Option<PathBuf>,
+
+    /// Directory that keeps the mesh's root; the first start makes it
+    #[arg(long, value_name = "DIR", requires = "manifests")]
+    pub state: Option<PathBuf>,
+
+    /// Write the roots to trust here (PEM)
+    #[arg(long, value_name = "FILE", requires = "manifests")]
+    pub bundle_out: Option<PathBuf>,
 }
 
 /// Fixed by the contract; only tests take other ports (0 is any) or a shorter memory.

@@ -6,6 +6,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use mesh::names::ObjectName;
 use mesh::route::{Route, RouteKind};
 use serde::de::DeserializeOwned;
@@ -22,6 +23,7 @@ pub enum Kind {
     EndpointSlice,
     ServiceAccount,
     ConfigMap,
+    ServiceCidr,
     Route(RouteKind),
 }
 
@@ -36,7 +38,7 @@ pub enum Serving {
     Never,
 }
 
-const CORE: [Kind; 7] = [
+const CORE: [Kind; 8] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Service,
@@ -44,6 +46,7 @@ const CORE: [Kind; 7] = [
     Kind::EndpointSlice,
     Kind::ServiceAccount,
     Kind::ConfigMap,
+    Kind::ServiceCidr,
 ];
 const ROUTES: [RouteKind; 5] =
     [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp, RouteKind::Udp];
@@ -77,6 +80,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::ServiceAccount => "ServiceAccount",
             Self::ConfigMap => "ConfigMap",
+            Self::ServiceCidr => "ServiceCIDR",
             Self::Route(kind) => kind.as_str(),
         }
     }
@@ -91,6 +95,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::ServiceAccount => "serviceaccounts",
             Self::ConfigMap => "configmaps",
+            Self::ServiceCidr => "servicecidrs",
             Self::Route(kind) => kind.plural(),
         }
     }
@@ -99,6 +104,7 @@ impl Kind {
     pub const fn group(self) -> &'static str {
         match self {
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::ServiceCidr => "networking.k8s.io",
             Self::Route(_) => GATEWAY_GROUP,
             Self::Namespace
             | Self::Node
@@ -111,7 +117,7 @@ impl Kind {
 
     /// Whether its objects live in a namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::ServiceCidr)
     }
 
     /// Which requests it is served to. Secrets are no kind at all here, so nothing can serve them.
@@ -121,7 +127,7 @@ impl Kind {
                 Serving::Watched
             }
             Self::ServiceAccount | Self::ConfigMap => Serving::ByName,
-            Self::Node => Serving::Never,
+            Self::Node | Self::ServiceCidr => Serving::Never,
         }
     }
 }
@@ -160,6 +166,7 @@ pub enum Typed {
     Service(Box<Service>),
     Pod(Box<Pod>),
     EndpointSlice(Box<EndpointSlice>),
+    ServiceCidr(Box<ServiceCIDR>),
     Route(Box<Route>),
     /// Served as it is; nothing is decided by it.
     Plain,
@@ -174,6 +181,8 @@ pub struct Object {
     pub value: Value,
     /// The same, decoded.
     pub typed: Typed,
+    /// Its resourceVersion at the API server; empty for an object from a file.
+    pub version: String,
 }
 
 impl Object {
@@ -185,11 +194,12 @@ impl Object {
             Kind::Service => Typed::Service(typed(&value)?),
             Kind::Pod => Typed::Pod(typed(&value)?),
             Kind::EndpointSlice => Typed::EndpointSlice(typed(&value)?),
+            Kind::ServiceCidr => Typed::ServiceCidr(typed(&value)?),
             Kind::ServiceAccount | Kind::ConfigMap => Typed::Plain,
             // As written, just as the proxies read it: what closed types cannot hold is refused in status, not lost.
             Kind::Route(kind) => Typed::Route(Box::new(Route::from_json(kind, &value)?)),
         };
-        Ok(Self { key, value, typed })
+        Ok(Self { key, value, typed, version: String::new() })
     }
 }
 

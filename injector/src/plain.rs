@@ -1,5 +1,6 @@
 //! The two ports without TLS: metrics and the source's report (15014), and the kubelet's probes (15021).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::{Method, Request, Response, StatusCode};
@@ -37,12 +38,15 @@ impl Answer for Pages {
     }
 }
 
-/// Port 15021. It is opened when all others are and the manifests have been read, so to answer is to be ready.
-pub struct Health;
+/// Port 15021: whether everything that there is has been read, and all other ports are open.
+pub struct Health(pub Arc<AtomicBool>);
 
 impl Answer for Health {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         match request.uri().path() {
+            "/ready" if !self.0.load(Ordering::Relaxed) => {
+                whole(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n")
+            }
             "/live" | "/ready" => whole(StatusCode::OK, "text/plain", "ok\n"),
             _ => Refusal::absent("only /live and /ready are served here").response(),
         }

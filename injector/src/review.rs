@@ -1,7 +1,8 @@
 //! Who asks: the review of a service account token (security rule 10).
 //!
 //! The token proves namespace, service account and pod; the index must hold that very pod, so that a token
-//! outlives its pod by nothing. Only the signature's check is remembered, and for a minute at most.
+//! outlives its pod by nothing. Whether the token itself is good is checked with the key that signs tokens (in the lab)
+//! or by the API server (`tokens`); only that is remembered, and for a minute at most.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use mesh::contract::TOKEN_AUDIENCE;
 use mesh::identity::{Identity, TrustDomain};
 use mesh::names::ObjectName;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use serde::Deserialize;
 
 use crate::answer::Refusal;
@@ -41,39 +43,55 @@ const MOST_REMEMBERED: usize = 4096;
 /// A bound token has about 1 KiB.
 const LONGEST_TOKEN: usize = 8 * 1024;
 
-/// Checks tokens against the cluster's key.
+/// A token's SHA-256: what is remembered of it is good for nothing else.
+pub type Digest = [u8; 32];
+
+/// Says who sends a token.
 pub struct Reviewer {
-    key: DecodingKey,
-    validation: Validation,
+    key: Option<(DecodingKey, Validation)>,
     trust_domain: TrustDomain,
-    remembered: HashMap<String, (Claims, Instant)>,
+    remembered: HashMap<Digest, (Claims, Instant)>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Claims {
-    sub: String,
-    iat: u64,
-    exp: u64,
+/// What a good token says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Claims {
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    pub sub: String,
+    /// When it was issued, in Unix seconds.
+    pub iat: u64,
+    /// When it ends.
+    pub exp: u64,
+    /// What it is bound to.
     #[serde(rename = "kubernetes.io")]
-    kubernetes: Bound,
+    pub kubernetes: Bound,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Bound {
-    namespace: String,
-    serviceaccount: Named,
-    pod: BoundPod,
+/// What a token is bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Bound {
+    /// The pod's and the service account's namespace.
+    pub namespace: String,
+    /// The service account.
+    pub serviceaccount: Named,
+    /// The pod.
+    pub pod: BoundPod,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Named {
-    name: String,
+/// A service account.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct BoundPod {
-    name: String,
-    uid: String,
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BoundPod {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
 }
 
 impl Reviewer {
@@ -84,7 +102,20 @@ impl Reviewer {
         validation.set_required_spec_claims(&["exp", "aud", "sub"]);
         validation.validate_nbf = true;
         validation.leeway = 0;
-        Ok(Self { key: DecodingKey::from_ec_pem(key)?, validation, trust_domain, remembered: HashMap::new() })
+        let key = Some((DecodingKey::from_ec_pem(key)?, validation));
+        Ok(Self { key, trust_domain, remembered: HashMap::new() })
+    }
+
+    /// A reviewer that knows only what it is told by `learn`.
+    pub fn told(trust_domain: TrustDomain) -> Self {
+        Self { key: None, trust_domain, remembered: HashMap::new() }
+    }
+
+    /// Takes in that `token` is good, and says `claims`, as of `now`.
+    pub fn learn(&mut self, token: &str, claims: &Claims, now: (Instant, SystemTime)) -> Result<(), Refusal> {
+        check_life(claims, unix(now.1))?;
+        self.remember(token, claims, now.0);
+        Ok(())
     }
 
     /// Who sends `token`, if it is good and its pod is there.
@@ -113,15 +144,13 @@ impl Reviewer {
     }
 
     fn recall(&self, token: &str, (instant, clock): (Instant, SystemTime)) -> Option<&Claims> {
-        let (claims, checked) = self.remembered.get(token)?;
+        let (claims, checked) = self.remembered.get(&digest(token))?;
         let fresh = instant.saturating_duration_since(*checked) < REMEMBERED && unix(clock) < claims.exp;
         fresh.then_some(claims)
     }
 
     fn claims(&mut self, token: &str, (instant, clock): (Instant, SystemTime)) -> Result<Claims, Refusal> {
-        if token.len() > LONGEST_TOKEN {
-            return Err(unauthorized("the token is longer than 8 KiB"));
-        }
+        check_length(token)?;
         if let Some(claims) = self.recall(token, (instant, clock)) {
             return Ok(claims.clone());
         }
@@ -131,14 +160,12 @@ impl Reviewer {
     }
 
     fn check(&self, token: &str, now: u64) -> Result<Claims, Refusal> {
-        let decoded = decode::<Claims>(token, &self.key, &self.validation);
+        let (key, validation) =
+            self.key.as_ref().ok_or_else(|| unauthorized("the token was not reviewed"))?;
+        let decoded = decode::<Claims>(token, key, validation);
         let claims = decoded.map_err(|error| unauthorized(&reason(error.kind())))?.claims;
-        match claims.exp.saturating_sub(claims.iat.min(now)) > LONGEST_LIFE {
-            true => Err(unauthorized(
-                "the token lives longer than an hour: project it with expirationSeconds 3600",
-            )),
-            false => Ok(claims),
-        }
+        check_life(&claims, now)?;
+        Ok(claims)
     }
 
     fn remember(&mut self, token: &str, claims: &Claims, now: Instant) {
@@ -148,8 +175,34 @@ impl Reviewer {
         if self.remembered.len() >= MOST_REMEMBERED {
             self.remembered.clear();
         }
-        self.remembered.insert(token.to_owned(), (claims.clone(), now));
+        self.remembered.insert(digest(token), (claims.clone(), now));
     }
+}
+
+/// Nothing is done with a token that cannot be one.
+pub fn check_length(token: &str) -> Result<(), Refusal> {
+    match token.len() > LONGEST_TOKEN {
+        true => Err(unauthorized("the token is longer than 8 KiB")),
+        false => Ok(()),
+    }
+}
+
+fn check_life(claims: &Claims, now: u64) -> Result<(), Refusal> {
+    match claims.exp.saturating_sub(claims.iat.min(now)) > LONGEST_LIFE {
+        true => {
+            Err(unauthorized("the token lives longer than an hour: project it with expirationSeconds 3600"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// The token's digest; no token is kept where it could be read.
+pub fn digest(token: &str) -> Digest {
+    let mut digest = Digest::default();
+    if let Some(suite) = TLS13_AES_128_GCM_SHA256.tls13() {
+        digest.copy_from_slice(suite.common.hash_provider.hash(token.as_bytes()).as_ref());
+    }
+    digest
 }
 
 /// The pod must be the one that the token was made for, and still running.
@@ -170,7 +223,8 @@ fn unix(clock: SystemTime) -> u64 {
     clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn unauthorized(message: &str) -> Refusal {
+/// 401: nobody knows who this is.
+pub fn unauthorized(message: &str) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, message)
 }
 

@@ -7,10 +7,13 @@ use std::time::Duration;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{Api, Client};
+use mesh::contract::INJECT_LABEL;
 use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::answer::{Body, Refusal, json_of};
 use crate::control::text;
@@ -21,6 +24,9 @@ use crate::peer::Peer;
 use crate::place::Places;
 use crate::serve::Answer;
 
+/// The version of AdmissionReview that is understood.
+const API_VERSION: &str = "admission.k8s.io/v1";
+
 /// The API server's own limit for a request body.
 const LONGEST_REVIEW: usize = 3 * 1024 * 1024;
 
@@ -30,17 +36,23 @@ const UNREAD_EACH: usize = 8;
 const UNREAD_ALL: usize = 256;
 /// The API server waits 5 s for the whole answer: 2 s of it for a place, 2 s for the body.
 const BODY: Duration = Duration::from_secs(2);
+/// A look at a new namespace has half of the rest.
+const LOOK_UP: Duration = Duration::from_millis(500);
 
 /// What port 15017 works with.
 pub struct Webhook {
     index: Arc<Index>,
     metrics: Arc<Metrics>,
     config: Config,
+    /// Asked about namespaces that are too new to be known.
+    client: Option<Client>,
     unread: Places<IpAddr>,
 }
 
 #[derive(Deserialize)]
 struct Review {
+    #[serde(default, rename = "apiVersion")]
+    api_version: String,
     request: Admission,
 }
 
@@ -50,13 +62,15 @@ struct Admission {
     #[serde(default)]
     namespace: String,
     #[serde(default)]
+    operation: String,
+    #[serde(default)]
     object: Value,
 }
 
 impl Webhook {
     /// The service.
-    pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { index, metrics, config, unread: Places::new(UNREAD_EACH, UNREAD_ALL) }
+    pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config, client: Option<Client>) -> Self {
+        Self { index, metrics, config, client, unread: Places::new(UNREAD_EACH, UNREAD_ALL) }
     }
 
     async fn inject(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -67,10 +81,12 @@ impl Webhook {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "/inject takes POST only"));
         }
         let body = self.read(request).await?;
-        // From here on nothing waits: reviews are decided one after the other.
         let review: Review = serde_json::from_str(&body)
             .map_err(|error| Refusal::bad(format!("the body is not an AdmissionReview: {error}")))?;
-        Ok(json_of(StatusCode::OK, &self.review(&review.request)))
+        if !matches!(review.api_version.as_str(), "" | API_VERSION) {
+            return Err(Refusal::bad(format!("{} is not {API_VERSION}", review.api_version)));
+        }
+        Ok(json_of(StatusCode::OK, &self.review(&review.request).await))
     }
 
     async fn read(&self, request: Request<Incoming>) -> Result<String, Refusal> {
@@ -86,33 +102,54 @@ impl Webhook {
     }
 
     /// The AdmissionReview that answers `request`.
-    fn review(&self, request: &Admission) -> Value {
-        let (outcome, mut response) = match self.decide(request) {
-            Decision::Patch(operations) => ("patched", patched(&operations)),
-            Decision::Skip(reason) => {
-                ("skipped", json!({"allowed": true, "warnings": [format!("heddle: not injected: {reason}")]}))
-            }
+    async fn review(&self, request: &Admission) -> Value {
+        let (outcome, mut response) = match self.decide(request).await {
+            Decision::Patch { operations, warnings } => ("patched", patched(&operations, &warnings)),
+            Decision::Skip(reason) => ("skipped", warned(&[format!("not injected: {reason}")])),
+            Decision::Leave => ("skipped", json!({"allowed": true})),
             Decision::Deny(reason) => ("denied", denied(&reason)),
         };
         self.metrics.injected(outcome);
         response["uid"] = json!(request.uid);
-        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+        json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
     }
 
-    fn decide(&self, request: &Admission) -> Decision {
+    async fn decide(&self, request: &Admission) -> Decision {
         if request.object["kind"] != "Pod" {
             return Decision::Skip("it is not a Pod".to_owned());
+        }
+        if !matches!(request.operation.as_str(), "" | "CREATE") {
+            return Decision::Skip("only new pods are injected".to_owned());
         }
         let pod = match Pod::deserialize(&request.object) {
             Ok(pod) => pod,
             Err(error) => return Decision::Deny(format!("the Pod cannot be read: {error}")),
         };
         let own = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let namespace = if request.namespace.is_empty() { own } else { &request.namespace };
+        let name = if request.namespace.is_empty() { own } else { &request.namespace };
         let Some(nonce) = nonce() else {
             return Decision::Deny("the control plane gets no random numbers from its kernel".to_owned());
         };
-        decide(&pod, namespace, self.index.read().namespace(namespace), &self.config, nonce)
+        let namespace = self.namespace(name).await;
+        let cluster_cidrs = self.index.read().cluster().iter().map(ToString::to_string).collect();
+        let config = Config { cluster_cidrs, ..self.config.clone() };
+        decide(&pod, name, namespace.as_ref(), &config, nonce)
+    }
+
+    /// The namespace. One that does not ask for the mesh, as far as we know, may have been labelled a moment ago: the API
+    /// server asks us, so it knows more.
+    async fn namespace(&self, name: &str) -> Option<Namespace> {
+        let known = self.index.read().namespace(name).cloned();
+        let asks = |namespace: &Namespace| {
+            namespace.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(INJECT_LABEL))
+        };
+        let Some(client) = self.client.clone().filter(|_| !known.as_ref().is_some_and(asks)) else {
+            return known;
+        };
+        match timeout(LOOK_UP, Api::<Namespace>::all(client).get_opt(name)).await {
+            Ok(Ok(Some(fresh))) => Some(fresh),
+            Ok(_) | Err(_) => known,
+        }
     }
 }
 
@@ -129,9 +166,21 @@ fn nonce() -> Option<Nonce> {
     Some(Nonce(u128::from_ne_bytes(bytes)))
 }
 
-fn patched(operations: &[Value]) -> Value {
+fn patched(operations: &[Value], warnings: &[String]) -> Value {
     let patch = ByteString(json!(operations).to_string().into_bytes());
-    json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+    let mut response = warned(warnings);
+    response["patchType"] = json!("JSONPatch");
+    response["patch"] = json!(patch);
+    response
+}
+
+/// Allowed, with what the user should know: `kubectl` shows it.
+fn warned(warnings: &[String]) -> Value {
+    let warnings: Vec<String> = warnings.iter().map(|warning| format!("heddle: {warning}")).collect();
+    match warnings.is_empty() {
+        true => json!({"allowed": true}),
+        false => json!({"allowed": true, "warnings": warnings}),
+    }
 }
 
 fn denied(reason: &str) -> Value {

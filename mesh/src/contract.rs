@@ -30,6 +30,10 @@ pub const CONTROLLER_NAME: &str = "heddle.dev/mesh-controller";
 pub const SYSTEM_NAMESPACE: &str = "heddle-system";
 /// The label on a Namespace or Pod that asks for the mesh; the Pod's wins.
 pub const INJECT_LABEL: &str = "heddle.dev/inject";
+/// The ConfigMap that holds the roots to trust, in each namespace that has meshed pods.
+pub const BUNDLE_CONFIG_MAP: &str = "heddle-root";
+/// The roots' key in it.
+pub const BUNDLE_KEY: &str = "root.pem";
 /// What the names of Heddle's annotations begin with.
 pub const ANNOTATION_PREFIX: &str = "heddle.dev/";
 /// The audience of the tokens that a proxy shows to the control plane.
@@ -44,3 +48,34 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub const INIT_CONTAINER: &str = "heddle-init";
 /// The native sidecar that carries the pod's traffic.
 pub const PROXY_CONTAINER: &str = "heddle-proxy";
+
+/// What of the Gateway API the mesh supports, by the conformance suite's names, sorted as an XMesh lists them.
+pub const SUPPORTED_FEATURES: [&str; 17] = [
+    "GRPCRoute",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn supported_features_are_sorted_and_each_named_once() {
+        assert!(SUPPORTED_FEATURES.is_sorted_by(|a, b| a < b));
+    }
+}

@@ -1,8 +1,11 @@
-//! The mesh's certificate authority: one root, made at the first start and kept in the state directory.
+//! The mesh's certificate authority: a root of its own, made at the first start and kept in the state directory or in a
+//! Secret; or somebody else's, whose Secret says what to sign with and which roots to trust.
 //!
 //! A root that vanished is never replaced silently: every proxy would stop trusting every other.
 
+mod issued;
 mod leaf;
+mod present;
 mod root;
 mod state;
 
@@ -14,10 +17,12 @@ use mesh::identity::{Identity, TrustDomain};
 use rcgen::{Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
 
+pub use issued::Material;
 pub use leaf::CsrError;
+pub use present::Present;
 pub use root::RootError;
 pub use state::{StateDirectory, StateError, write_atomically};
 
@@ -42,14 +47,28 @@ pub enum AuthorityError {
     /// The root that was kept cannot be used.
     #[error("the root in the state directory: {0}")]
     Root(#[from] RootError),
+    /// A Secret's certificates cannot be used.
+    #[error(transparent)]
+    Issued(#[from] issued::IssuedError),
 }
 
 /// The root, and what signs with it.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root: String,
-    root_ends: u64,
+    /// Between the leaves and the roots, the signing one first; none if a root signs.
+    intermediates: Vec<CertificateDer<'static>>,
+    /// The roots to trust, as PEM.
+    roots: String,
+    /// When the signing certificate ends.
+    ends: u64,
     leaf_life: Duration,
+}
+
+// A key has no place in a log.
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Authority(ends {})", self.ends)
+    }
 }
 
 /// A signed certificate, as `POST /v1/sign` answers it.
@@ -77,43 +96,42 @@ impl Authority {
         let (key, root) = match state.root()? {
             Some((key, root)) => (KeyPair::from_pem(&key)?, root),
             None => {
-                let key = KeyPair::generate()?;
-                let root = root::params(&domain_uri(trust_domain), not_before(now), unix(now))?
-                    .self_signed(&key)?
-                    .pem();
-                state.keep_root(&key.serialize_pem(), &root)?;
-                (key, root)
+                let made = root::make(&domain_uri(trust_domain), not_before(now), unix(now))?;
+                state.keep_root(&made.key, &made.certificate)?;
+                (KeyPair::from_pem(&made.key)?, made.certificate)
             }
         };
-        let root_ends = root::check(&root, &key, &domain_uri(trust_domain))?;
+        let ends = root::check(&root, &key, &domain_uri(trust_domain))?;
         let issuer = Issuer::from_ca_cert_pem(&root, key)?;
-        Ok(Self { issuer, root, root_ends, leaf_life })
+        Ok(Self { issuer, intermediates: Vec::new(), roots: root, ends, leaf_life })
     }
 
     /// The roots to trust, as PEM.
     pub fn bundle(&self) -> &str {
-        &self.root
+        &self.roots
     }
 
     /// Signs the key in `csr` for `identity`, and only for that: the request's own wishes are checked, not met.
     pub fn sign(&self, csr: &str, identity: &Identity, now: SystemTime) -> Result<Signed, CsrError> {
         let key = leaf::requested_key(csr, identity)?;
         let not_before = not_before(now);
-        let not_after = (unix(now) + self.leaf_life.as_secs()).min(self.root_ends);
+        let not_after = (unix(now) + self.leaf_life.as_secs()).min(self.ends);
         let params = leaf::svid(identity, not_before, not_after)?;
-        let chain = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Signed { chain, bundle: self.root.clone(), not_before, not_after })
+        let leaf = params.signed_by(&key, &self.issuer)?.pem();
+        let chain = leaf + &issued::pem(&self.intermediates);
+        Ok(Signed { chain, bundle: self.roots.clone(), not_before, not_after })
     }
 
     /// A certificate for this program's own servers, under `names` (DNS names or IP addresses).
     pub fn serving(&self, names: &[String], now: SystemTime) -> Result<Arc<CertifiedKey>, AuthorityError> {
         let key = KeyPair::generate()?;
         let not_before = not_before(now);
-        let not_after = (unix(now) + SERVING_LIFE.as_secs()).min(self.root_ends);
+        let not_after = (unix(now) + SERVING_LIFE.as_secs()).min(self.ends);
         let params = leaf::server(alternative_names(names)?, not_before, not_after)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let signer = aws_lc_rs::sign::any_ecdsa_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
-        Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signer)))
+        let chain = [vec![certificate.der().clone()], self.intermediates.clone()].concat();
+        Ok(Arc::new(CertifiedKey::new(chain, signer)))
     }
 }
 

@@ -35,6 +35,7 @@ impl State {
         for key in self.routes_of(&services, &touched) {
             self.judge(&key, now, &mut before);
         }
+        self.measure(&touched);
         self.publish(before);
     }
 
@@ -85,13 +86,15 @@ impl State {
             }
             Typed::Route(_) => {
                 let old = self.get(object.key.kind, &object.key.name).map(|entry| &entry.value);
-                let value = status::carry_over(&object.value, old);
+                let same = old.filter(|old| old["metadata"]["uid"] == object.value["metadata"]["uid"]);
+                let value = status::carry_over(&object.value, same);
                 Entry::draft(object, value, None)
             }
             Typed::Namespace(_)
             | Typed::Node(_)
             | Typed::Service(_)
             | Typed::EndpointSlice(_)
+            | Typed::ServiceCidr(_)
             | Typed::Plain => {
                 let value = object.value.clone();
                 Entry::draft(object, value, None)
@@ -131,6 +134,17 @@ impl State {
         }
     }
 
+    /// Keeps the routes whose status at their source is not what it should be.
+    fn note_unwritten(&mut self, key: &Key, entry: Option<&Entry>) {
+        if !matches!(key.kind, Kind::Route(_)) {
+            return;
+        }
+        match entry.is_some_and(|entry| status::to_write(&entry.value, &entry.object.value).is_some()) {
+            true => self.unwritten.insert(key.clone()),
+            false => self.unwritten.remove(key),
+        };
+    }
+
     fn unlink(&mut self, link: &Link, key: &Key) {
         if let Some(keys) = self.links.get_mut(link) {
             keys.remove(key);
@@ -156,6 +170,7 @@ impl State {
                 let version = before.as_ref().filter(|_| same).map_or(self.version, |before| before.version);
                 Arc::new(draft.published(version))
             });
+            self.note_unwritten(&key, after.as_deref());
             if let Some(after) = &after {
                 self.entries.entry(key.kind).or_default().insert(key.name.clone(), Arc::clone(after));
             }

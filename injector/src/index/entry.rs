@@ -99,7 +99,7 @@ impl Entry {
                 let parents = route.parent_services().map(Link::Parent);
                 parents.chain(route.backends().map(Link::Backend)).collect()
             }
-            Typed::Namespace(_) | Typed::Node(_) | Typed::Plain => Vec::new(),
+            Typed::Namespace(_) | Typed::Node(_) | Typed::ServiceCidr(_) | Typed::Plain => Vec::new(),
         }
     }
 }

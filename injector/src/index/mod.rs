@@ -6,6 +6,7 @@ mod address;
 mod apply;
 mod entry;
 mod log;
+mod ranges;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use mesh::names::{ObjectName, ServiceName};
 use mesh::resolve::View;
 use mesh::route::Route;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use entry::{Entry, Link};
 pub use log::{Event, Expired, Log};
@@ -25,7 +26,8 @@ pub use log::{Event, Expired, Log};
 use crate::object::{Key, Kind, Typed};
 use crate::source::Change;
 
-/// Versions are EPOCH * 10^9 + N, as plain digits: they grow over restarts, and never repeat.
+/// Versions are EPOCH * 10^9 + N, as plain digits: they grow over restarts, and never repeat. An epoch is a start, in
+/// seconds; where several control planes may start in one second, the nanoseconds are part of N.
 pub const VERSIONS_PER_EPOCH: u64 = 1_000_000_000;
 
 /// Changes that a watcher may fall behind. A batch of ten thousand objects must fit.
@@ -36,6 +38,7 @@ pub const LOG_CAPACITY: usize = 16_384;
 pub struct Index {
     state: RwLock<State>,
     head: watch::Sender<u64>,
+    writer: Notify,
 }
 
 /// The objects at one moment.
@@ -45,18 +48,23 @@ pub struct State {
     links: HashMap<Link, BTreeSet<Key>>,
     log: Log,
     version: u64,
-    epoch: u64,
-    /// The ranges that Service and pod addresses are of.
+    /// The version before the first change.
+    first: u64,
+    /// Routes whose status at their source is not (yet) what it should be.
+    unwritten: BTreeSet<Key>,
+    /// The ranges that Service and pod addresses are of: as an operator gave them, or as the cluster's objects say.
     cluster: Vec<IpNet>,
+    given: bool,
 }
 
 impl Index {
-    /// An empty index of a new epoch (a number larger than at every start before), whose watchers may fall
-    /// behind by `capacity` changes. `cluster` are the ranges of Service and pod addresses.
-    pub fn new(epoch: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
-        let state = State::new(epoch, capacity, cluster);
+    /// An empty index whose versions begin at `first` (larger than at every start before), and whose watchers may
+    /// fall behind by `capacity` changes. `cluster` are the ranges of Service and pod addresses; without any, the
+    /// cluster's Nodes and ServiceCIDRs tell them.
+    pub fn new(first: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
+        let state = State::new(first, capacity, cluster);
         let (head, _) = watch::channel(state.version);
-        Self { state: RwLock::new(state), head }
+        Self { state: RwLock::new(state), head, writer: Notify::new() }
     }
 
     /// The objects as they are; hold it briefly and never across an await.
@@ -66,12 +74,20 @@ impl Index {
 
     /// Takes changes in as one, and wakes the watchers. `now` is RFC 3339, for conditions that change.
     pub fn apply(&self, changes: Vec<Change>, now: &str) {
-        let version = {
+        let (version, unwritten) = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             state.apply(changes, now);
-            state.version
+            (state.version, !state.unwritten.is_empty())
         };
         self.head.send_if_modified(|head| std::mem::replace(head, version) != version);
+        if unwritten {
+            self.writer.notify_one();
+        }
+    }
+
+    /// Waits until there may be status to write.
+    pub async fn unwritten(&self) {
+        self.writer.notified().await;
     }
 
     /// Follows the version.
@@ -81,15 +97,15 @@ impl Index {
 }
 
 impl State {
-    fn new(epoch: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
-        // The first version of an epoch is 1: "0" means "any" to Kubernetes' clients.
-        let version = epoch * VERSIONS_PER_EPOCH + 1;
+    fn new(first: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
         Self {
             entries: HashMap::new(),
             links: HashMap::new(),
-            log: Log::new(capacity, version),
-            version,
-            epoch,
+            log: Log::new(capacity, first),
+            version: first,
+            first,
+            unwritten: BTreeSet::new(),
+            given: !cluster.is_empty(),
             cluster,
         }
     }
@@ -101,7 +117,7 @@ impl State {
 
     /// The changes after `version`, which must be of this epoch.
     pub fn since(&self, version: u64) -> Result<impl Iterator<Item = &Event>, Expired> {
-        match version / VERSIONS_PER_EPOCH == self.epoch && version <= self.version {
+        match (self.first..=self.version).contains(&version) {
             true => self.log.since(version),
             false => Err(Expired),
         }
@@ -148,6 +164,16 @@ impl State {
         let entry = self.get(Kind::Namespace, &ObjectName::new("", name))?;
         let Typed::Namespace(namespace) = &entry.object.typed else { return None };
         Some(namespace)
+    }
+
+    /// The routes whose status at their source is not what it should be.
+    pub fn unwritten(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.unwritten.iter().filter_map(|key| self.get(key.kind, &key.name))
+    }
+
+    /// Every object of a kind.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.get(&kind).into_iter().flat_map(BTreeMap::values)
     }
 
     /// How many objects there are of each kind.

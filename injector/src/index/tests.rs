@@ -7,7 +7,7 @@ const NOW: &str = "2026-01-02T03:04:05Z";
 /// An index that holds the objects of `yaml` and remembers `log` changes.
 pub fn index(log: usize, yaml: &str) -> Index {
     let cluster = ["10.96.0.0/16", "10.1.0.0/16", "fd00::/8"].map(|range| range.parse().unwrap());
-    let index = Index::new(1, log, cluster.to_vec());
+    let index = Index::new(VERSIONS_PER_EPOCH + 1, log, cluster.to_vec());
     put(&index, yaml);
     index
 }

@@ -1,7 +1,8 @@
 //! The two containers and two volumes that a pod gets.
 
 use mesh::contract::{
-    CONTROL_PORT, HEALTH_PORT, INIT_CONTAINER, METRICS_PORT, PROXY_CONTAINER, PROXY_UID, TOKEN_AUDIENCE,
+    BUNDLE_CONFIG_MAP, CONTROL_PORT, HEALTH_PORT, INIT_CONTAINER, METRICS_PORT, PROXY_CONTAINER, PROXY_UID,
+    TOKEN_AUDIENCE,
 };
 use mesh::settings::{AccessLog, MtlsMode, PortSet, Settings};
 use serde_json::{Map, Value, json};
@@ -12,6 +13,9 @@ use super::Config;
 pub const TOKEN_VOLUME: &str = "heddle-token";
 /// Holds the roots to trust.
 pub const BUNDLE_VOLUME: &str = "heddle-bundle";
+
+/// The variable that tells the proxy which probes and hooks to replay.
+pub const PROBES: &str = "HEDDLE_APP_PROBES";
 
 /// A token's life in seconds: the longest that the control plane takes.
 const TOKEN_SECONDS: u32 = 3600;
@@ -89,7 +93,7 @@ pub fn volumes() -> [Value; 2] {
     let token = json!({"path": "token", "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS});
     [
         json!({"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}}),
-        json!({"name": BUNDLE_VOLUME, "configMap": {"name": "heddle-bundle"}}),
+        json!({"name": BUNDLE_VOLUME, "configMap": {"name": BUNDLE_CONFIG_MAP}}),
     ]
 }
 
@@ -142,7 +146,7 @@ fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> 
         ("HEDDLE_LOG", settings.log_level.clone().unwrap_or_default()),
         ("HEDDLE_ACCESS_LOG", access_log(settings.access_log).to_owned()),
         ("HEDDLE_DRAIN_SECONDS", drain.unwrap_or_default()),
-        ("HEDDLE_APP_PROBES", probes),
+        (PROBES, probes),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", config.otlp_endpoint.clone().unwrap_or_default()),
         ("OTEL_TRACES_SAMPLER_ARG", config.trace_ratio.map(|ratio| ratio.to_string()).unwrap_or_default()),
     ]

@@ -3,9 +3,11 @@
 //! The patch only adds, except where a kubelet's probe has to reach the application through the proxy; what
 //! the pod's author wrote stays byte for byte.
 
+mod again;
 mod containers;
 mod probes;
 mod refuse;
+mod security;
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod};
 use mesh::contract::{INIT_CONTAINER, INJECT_LABEL, PROXY_CONTAINER, SYSTEM_NAMESPACE};
@@ -35,8 +37,15 @@ pub struct Config {
 /// What is done with a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It gets these operations (RFC 6902).
-    Patch(Vec<Value>),
+    /// It gets these operations (RFC 6902). The warnings say what will go wrong all the same.
+    Patch {
+        /// The operations.
+        operations: Vec<Value>,
+        /// For the user.
+        warnings: Vec<String>,
+    },
+    /// It runs as it is, as it was injected already: there is nothing to tell.
+    Leave,
     /// It runs as it is. The text says why.
     Skip(String),
     /// It may not run. The text says why, and what to change.
@@ -58,6 +67,9 @@ pub fn decide(
     if let Some(reason) = reason_to_skip(pod, namespace, labels) {
         return Decision::Skip(reason);
     }
+    if is_injected(pod) {
+        return again::decide(pod, nonce);
+    }
     let settings = match Settings::of(&pod.metadata, labels.map(|namespace| &namespace.metadata)) {
         Ok(settings) => settings,
         Err(errors) => {
@@ -69,32 +81,56 @@ pub fn decide(
         return Decision::Deny(reason);
     }
     match operations(pod, &settings, config, nonce) {
-        Ok(operations) => Decision::Patch(operations),
+        Ok(operations) => Decision::Patch { operations, warnings: security::warnings(namespace, labels) },
         Err(reason) => Decision::Deny(reason),
     }
+}
+
+/// Why a pod that asks for the mesh, by itself or through its namespace, cannot be in it. The webhook is not asked about
+/// all of these, so this looks at pods that are there already.
+pub fn unfit(pod: &Pod, namespace: &str, labels: Option<&Namespace>) -> Option<String> {
+    match wish(pod, labels) {
+        Some("disabled") | None => None,
+        _ if EXCLUDED.contains(&namespace) => None,
+        Some("enabled") => on_the_nodes_network(pod),
+        Some(other) => Some(misspelt(other)),
+    }
+}
+
+fn wish<'p>(pod: &'p Pod, labels: Option<&'p Namespace>) -> Option<&'p str> {
+    let on_pod = pod.metadata.labels.as_ref().and_then(|labels| labels.get(INJECT_LABEL));
+    let on_namespace = labels.and_then(|namespace| namespace.metadata.labels.as_ref()?.get(INJECT_LABEL));
+    on_pod.or(on_namespace).map(String::as_str)
+}
+
+fn on_the_nodes_network(pod: &Pod) -> Option<String> {
+    let shared = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    shared.then(|| "the pod uses its node's network, which must not be redirected".to_owned())
+}
+
+fn misspelt(value: &str) -> String {
+    format!("{INJECT_LABEL} is {value:?}: it must be enabled or disabled")
 }
 
 fn reason_to_skip(pod: &Pod, namespace: &str, labels: Option<&Namespace>) -> Option<String> {
     if EXCLUDED.contains(&namespace) {
         return Some(format!("pods of {namespace} are never injected"));
     }
-    let on_pod = pod.metadata.labels.as_ref().and_then(|labels| labels.get(INJECT_LABEL));
-    let on_namespace = labels.and_then(|namespace| namespace.metadata.labels.as_ref()?.get(INJECT_LABEL));
-    match on_pod.or(on_namespace).map(String::as_str) {
+    match wish(pod, labels) {
         Some("enabled") => {}
         Some("disabled") => return Some(format!("{INJECT_LABEL} is disabled")),
-        Some(other) => return Some(format!("{INJECT_LABEL} is {other:?}: it must be enabled or disabled")),
+        Some(other) => return Some(misspelt(other)),
         None => {
             return Some(format!("neither the pod nor its namespace has the label {INJECT_LABEL}: enabled"));
         }
     }
-    let spec = pod.spec.as_ref()?;
-    if spec.host_network == Some(true) {
-        return Some("the pod uses its node's network, which must not be redirected".to_owned());
-    }
+    on_the_nodes_network(pod)
+}
+
+/// Another webhook may have changed the pod after us: then the API server asks again.
+fn is_injected(pod: &Pod) -> bool {
     let ours = [INIT_CONTAINER, PROXY_CONTAINER];
-    let injected = ours.iter().all(|name| init_containers(pod).any(|container| container.name == *name));
-    injected.then(|| "the pod has been injected already".to_owned())
+    ours.iter().all(|name| init_containers(pod).any(|container| container.name == *name))
 }
 
 fn init_containers(pod: &Pod) -> impl Iterator<Item = &Container> {

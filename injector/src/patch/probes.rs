@@ -5,13 +5,16 @@
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use mesh::contract::HEALTH_PORT;
+use mesh::contract::{HEALTH_PORT, PROXY_CONTAINER};
 use serde_json::{Map, Value, json};
 
 /// What nobody can guess, in the path of a hook: the health port is open to the network, and who fires a hook changes
 /// the application. (A probe changes nothing, and says no more than the pod's own readiness.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nonce(pub u128);
+
+/// Where the proxy replays.
+const PATH: &str = "/app-probe/";
 
 /// A hook has no timeout of its own: the kubelet ends it with the pod's grace. So the proxy must not do it earlier.
 const HOOK_SECONDS: u32 = 3600;
@@ -29,7 +32,7 @@ pub fn rewrite(pod: &Pod, nonce: Nonce) -> Result<(Vec<Value>, Map<String, Value
     }
     for (index, container) in spec.init_containers.iter().flatten().enumerate() {
         // Only native sidecars have probes; the index is that before our containers come in front.
-        if container.restart_policy.as_deref() == Some("Always") {
+        if container.restart_policy.as_deref() == Some("Always") && container.name != PROXY_CONTAINER {
             rewriting.container(&format!("/spec/initContainers/{index}"), container)?;
         }
     }
@@ -66,6 +69,9 @@ impl Rewriting {
     }
 
     fn probe(&mut self, path: &str, container: &Container, name: &str, probe: &Probe) -> Result<(), String> {
+        if probe.http_get.as_ref().is_some_and(is_rewritten) {
+            return Ok(());
+        }
         let (field, action) = if let Some(get) = &probe.http_get {
             ("httpGet", http_get(container, name, get)?)
         } else if let Some(tcp) = &probe.tcp_socket {
@@ -94,7 +100,7 @@ impl Rewriting {
         name: &str,
         hook: &LifecycleHandler,
     ) -> Result<(), String> {
-        let Some(get) = &hook.http_get else { return Ok(()) };
+        let Some(get) = hook.http_get.as_ref().filter(|get| !is_rewritten(get)) else { return Ok(()) };
         let action = http_get(container, name, get)?;
         let key = format!("{}/{name}/{:032x}", container.name, self.nonce.0);
         self.replace(&format!("{path}/lifecycle/{name}"), "httpGet", &key);
@@ -103,7 +109,7 @@ impl Rewriting {
     }
 
     fn replace(&mut self, path: &str, field: &str, key: &str) {
-        let get = json!({"path": format!("/app-probe/{key}"), "port": HEALTH_PORT, "scheme": "HTTP"});
+        let get = json!({"path": format!("{PATH}{key}"), "port": HEALTH_PORT, "scheme": "HTTP"});
         if field == "httpGet" {
             self.operations.push(json!({"op": "replace", "path": format!("{path}/httpGet"), "value": get}));
         } else {
@@ -111,6 +117,12 @@ impl Rewriting {
             self.operations.push(json!({"op": "add", "path": format!("{path}/httpGet"), "value": get}));
         }
     }
+}
+
+/// Whether it leads through the proxy already.
+fn is_rewritten(get: &HTTPGetAction) -> bool {
+    let ours = get.path.as_deref().is_some_and(|path| path.starts_with(PATH));
+    ours && get.port == IntOrString::Int(HEALTH_PORT.into())
 }
 
 fn http_get(container: &Container, name: &str, get: &HTTPGetAction) -> Result<Value, String> {

@@ -48,7 +48,8 @@ fn check(name: &str) {
     let namespace = of_kind("Namespace").map(|value| Namespace::deserialize(value).unwrap());
     let value = of_kind("Pod").unwrap();
     let outcome = match decide(&pod(value), "shop", namespace.as_ref(), &config(), NONCE) {
-        Decision::Patch(operations) => patched(value, &operations),
+        Decision::Patch { operations, .. } => patched(value, &operations),
+        Decision::Leave => json!("left"),
         Decision::Skip(reason) => json!({"skipped": reason}),
         Decision::Deny(reason) => json!({"denied": reason}),
     };
@@ -81,8 +82,8 @@ fn a_hooks_path_cannot_be_guessed() {
     let hooks = json!({"preStop": get, "postStart": get});
     let value = minimal(&json!({"containers": [{"name": "web", "lifecycle": hooks}]}));
     let after = |nonce| match decide(&pod(&value), "shop", None, &config(), nonce) {
-        Decision::Patch(operations) => patched(&value, &operations),
-        Decision::Skip(_) | Decision::Deny(_) => panic!("it is not patched"),
+        Decision::Patch { operations, .. } => patched(&value, &operations),
+        Decision::Leave | Decision::Skip(_) | Decision::Deny(_) => panic!("it is not patched"),
     };
     let (one, other) = (after(NONCE), after(Nonce(7)));
     for hook in ["preStop", "postStart"] {
@@ -125,7 +126,7 @@ fn minimal(spec: &Value) -> Value {
 fn check_denied(spec: &Value, reason: &str) {
     match decide(&pod(&minimal(spec)), "shop", None, &config(), NONCE) {
         Decision::Deny(found) => assert_eq!(found, reason),
-        Decision::Patch(_) | Decision::Skip(_) => panic!("it is not denied"),
+        Decision::Patch { .. } | Decision::Leave | Decision::Skip(_) => panic!("it is not denied"),
     }
 }
 
@@ -161,7 +162,7 @@ fn a_container_may_choose_another_user_than_its_pods() {
         "securityContext": {"runAsUser": 1337},
         "containers": [{"name": "app", "securityContext": {"runAsUser": 1000}}],
     });
-    assert!(matches!(decide(&pod(&minimal(&spec)), "shop", None, &config(), NONCE), Decision::Patch(_)));
+    assert!(matches!(decide(&pod(&minimal(&spec)), "shop", None, &config(), NONCE), Decision::Patch { .. }));
 }
 
 #[test]
@@ -232,15 +233,15 @@ fn without_probes(value: &Value) -> Value {
 proptest! {
     #[test]
     fn injecting_twice_is_injecting_once(value in any_pod()) {
-        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
+        let Decision::Patch { operations, .. } = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
         let after = patched(&value, &operations);
         let again = decide(&pod(&after), "shop", None, &config(), NONCE);
-        prop_assert_eq!(again, Decision::Skip("the pod has been injected already".to_owned()));
+        prop_assert_eq!(again, Decision::Leave);
     }
 
     #[test]
     fn the_applications_containers_stay_as_they_are_and_come_after(value in any_pod()) {
-        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
+        let Decision::Patch { operations, .. } = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
         let after = patched(&value, &operations);
         let list = |value: &Value, field: &str| value["spec"][field].as_array().cloned().unwrap_or_default();
         let init = list(&after, "initContainers");
@@ -252,7 +253,7 @@ proptest! {
 
     #[test]
     fn no_probe_reaches_the_application_past_the_proxy(value in any_pod()) {
-        let Decision::Patch(operations) = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
+        let Decision::Patch { operations, .. } = decide(&pod(&value), "shop", None, &config(), NONCE) else { panic!() };
         let after = pod(&patched(&value, &operations));
         for container in containers(&after) {
             for probe in [&container.liveness_probe, &container.readiness_probe].into_iter().flatten() {

@@ -7,9 +7,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::object::{Key, Kind, Object};
+use crate::status::without_ours;
 
 /// `value` with the metadata that an API server keeps; `previous` is the object before this change.
-pub fn complete(key: &Key, mut value: Value, previous: Option<&Object>, now: Timestamp) -> Value {
+pub fn complete(key: &Key, value: Value, previous: Option<&Object>, now: Timestamp) -> Value {
+    let mut value = if matches!(key.kind, Kind::Route(_)) { without_ours(&value) } else { value };
     let generation = generation(&value, previous);
     let created = previous
         .map_or_else(|| json!(seconds(now)), |old| old.value["metadata"]["creationTimestamp"].clone());
@@ -33,7 +35,7 @@ pub fn complete(key: &Key, mut value: Value, previous: Option<&Object>, now: Tim
 }
 
 /// kubectl's copy of the whole manifest, with what was in it by mistake: it is for kubectl alone, and half of the size.
-fn forget_last_applied(metadata: &mut Map<String, Value>) {
+pub fn forget_last_applied(metadata: &mut Map<String, Value>) {
     let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
     annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     if annotations.is_empty() {

@@ -1,9 +1,10 @@
-//! Where objects come from: a directory of manifests, followed for changes.
+//! Where objects come from: a Kubernetes API server, or a directory of manifests; both are followed for changes.
 //!
-//! It has a thread of its own, so that reading and decoding never hold up a request.
+//! The directory has a thread of its own, so that reading and decoding never hold up a request.
 
 mod complete;
 mod directory;
+pub mod kubernetes;
 mod manifest;
 
 use std::collections::BTreeSet;

@@ -16,7 +16,7 @@ use crate::world::World;
 /// How often tokens' ages and the mesh's bundle are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// The ConfigMap with the mesh's root certificate that every namespace has.
-const BUNDLE: (&str, &str) = ("heddle-bundle", "root.pem");
+const BUNDLE: (&str, &str) = (mesh::contract::BUNDLE_CONFIG_MAP, mesh::contract::BUNDLE_KEY);
 
 /// Settles after every change, for ever.
 pub async fn keep(world: Rc<World>) {

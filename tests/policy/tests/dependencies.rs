@@ -53,7 +53,7 @@ fn no_package_has_more_dependencies_than_it_had() {
         ("mesh", 8),
         ("init", 4),
         ("proxy", 29),
-        ("injector", 29),
+        ("injector", 30),
         ("lab", 22),
         ("echo", 8),
         ("e2e", 4),

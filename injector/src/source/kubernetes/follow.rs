@@ -1,0 +1,183 @@
+//! One kind of object, followed: listed by pages, then watched, for ever.
+//!
+//! The API server may be away for as long as it likes: what was known stays, and the watch goes on where it was.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use kube::core::ApiResource;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::mpsc::Sender;
+
+use super::News;
+use super::item::Item;
+use crate::object::Kind;
+use crate::source::Change;
+
+/// Objects of a page: of the largest kind, pods, about 4 MiB.
+const PAGE: u32 = 250;
+/// A watch ends after this many seconds and goes on anew: a connection that died silently costs no more than this.
+const WATCH_SECONDS: u32 = 60;
+/// Waiting between attempts, doubled with each: the mesh should be up to date soon after the API server is back.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// What is followed.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// The kind.
+    pub kind: Kind,
+    /// Under which version it is served.
+    pub resource: ApiResource,
+    /// The objects' name, if only those of one name concern the mesh.
+    pub name: Option<&'static str>,
+}
+
+impl Followed {
+    fn config(&self) -> watcher::Config {
+        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+        match self.name {
+            Some(name) => config.fields(&format!("metadata.name={name}")),
+            None => config,
+        }
+    }
+}
+
+/// Follows a kind into `news` until nobody listens.
+pub async fn follow(client: Client, followed: Followed, news: Sender<News>) {
+    let api: Api<Item> = Api::all_with(client, &followed.resource);
+    let events = watcher(api, followed.config());
+    take(events, followed, news).await;
+}
+
+async fn take(
+    events: impl Stream<Item = Result<Event<Item>, watcher::Error>>,
+    followed: Followed,
+    news: Sender<News>,
+) {
+    let mut events = std::pin::pin!(events);
+    let mut tracker = Tracker::new(followed);
+    let mut delay = FIRST_DELAY;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                delay = FIRST_DELAY;
+                if let Some(found) = tracker.take(event)
+                    && news.send(found).await.is_err()
+                {
+                    return;
+                }
+            }
+            Err(error) => {
+                let kind = tracker.followed.kind.as_str();
+                tracing::warn!(kind, "cannot follow: {}; what is known stays", reason(&error));
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LONGEST_DELAY);
+            }
+        }
+    }
+}
+
+/// The whole chain of causes in one line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Makes news of events.
+struct Tracker {
+    followed: Followed,
+    /// The list that is on its way.
+    listed: Vec<Item>,
+}
+
+impl Tracker {
+    fn new(followed: Followed) -> Self {
+        Self { followed, listed: Vec::new() }
+    }
+
+    fn take(&mut self, event: Event<Item>) -> Option<News> {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(item) => self.listed.push(item),
+            Event::InitDone => return Some(self.list()),
+            Event::Apply(item) => return self.change(item).map(|change| News::Changed(vec![change])),
+            Event::Delete(item) => {
+                return Some(News::Changed(vec![(item.key(self.followed.kind), None)]));
+            }
+        }
+        None
+    }
+
+    fn list(&mut self) -> News {
+        let listed = std::mem::take(&mut self.listed);
+        let present = listed.iter().map(|item| item.key(self.followed.kind)).collect();
+        let changes = listed.into_iter().filter_map(|item| self.change(item)).collect();
+        News::Listed { kind: self.followed.kind, present, changes }
+    }
+
+    /// An object that cannot be read costs none of the others.
+    fn change(&self, item: Item) -> Option<Change> {
+        let change = item.change(self.followed.kind, &self.followed.resource);
+        change.inspect_err(|error| tracing::warn!("{error}")).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
+
+    fn item(name: &str) -> Item {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"}})).unwrap()
+    }
+
+    fn broken(name: &str) -> Item {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": 1})).unwrap()
+    }
+
+    fn tracker() -> Tracker {
+        let resource = ApiResource::erase::<Service>(&());
+        Tracker::new(Followed { kind: Kind::Service, resource, name: None })
+    }
+
+    fn list(tracker: &mut Tracker, items: Vec<Item>) -> Option<News> {
+        assert!(tracker.take(Event::Init).is_none());
+        for item in items {
+            assert!(tracker.take(Event::InitApply(item)).is_none());
+        }
+        tracker.take(Event::InitDone)
+    }
+
+    /// The objects that a list holds: those that can be read, and (after a `/`) all.
+    #[track_caller]
+    fn check(news: Option<News>, expected: &str) {
+        let Some(News::Listed { present, changes, .. }) = news else { panic!("no list: {news:?}") };
+        let mut all: Vec<String> = present.iter().map(|key| key.name.name.to_string()).collect();
+        all.sort();
+        let read: Vec<String> = changes.iter().map(|(key, _)| key.name.name.to_string()).collect();
+        assert_eq!(format!("{}/{}", read.join(" "), all.join(" ")), expected);
+    }
+
+    #[test]
+    fn a_list_that_broke_off_counts_for_nothing() {
+        let mut tracker = tracker();
+        tracker.take(Event::Init);
+        tracker.take(Event::InitApply(item("ghost")));
+        check(list(&mut tracker, vec![item("a")]), "a/a");
+    }
+
+    #[test]
+    fn a_broken_object_costs_no_other_and_is_not_gone() {
+        check(list(&mut tracker(), vec![item("a"), broken("b"), item("c")]), "a c/a b c");
+        assert!(tracker().take(Event::Apply(broken("b"))).is_none());
+    }
+
+    #[test]
+    fn a_deleted_object_is_gone_whatever_it_looks_like() {
+        let Some(News::Changed(changes)) = tracker().take(Event::Delete(broken("b"))) else { panic!() };
+        assert!(matches!(changes.as_slice(), [(key, None)] if &*key.name.name == "b"));
+    }
+}
