@@ -5,7 +5,7 @@
 //! line; it names the server), `round BYTES` (sends so many and reads the same back, both at once), `wait MS`
 //! (is silent), `meet` (waits until all dialogues played together have come this far, and says so on standard
 //! error), `shut` (closes its own direction), `eof` (reads to the end), `broken` (reads to a reset, and takes no clean
-//! end for one), `reset` (ends the connection with one).
+//! end for one), `refused` (sends until that is refused), `reset` (ends the connection with one).
 
 use std::io;
 use std::sync::Arc;
@@ -22,12 +22,16 @@ use crate::report::Report;
 /// The most that one `expect`, `line` or `eof` reads, bytes.
 const MOST: usize = 16 << 20;
 
+/// How often `refused` tries, and how long it waits between.
+const TRIES: usize = 500;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// What the client is told.
 #[derive(clap::Args, Clone)]
 pub struct Options {
     /// Where to: HOST:PORT
     address: String,
-    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' meet shut eof broken reset
+    /// The dialogue, one step an argument: 'send hello\n' 'expect hello' line 'wait MS' meet shut eof broken refused reset
     steps: Vec<String>,
     /// How many times, each over a connection of its own
     #[arg(long, default_value_t = 1)]
@@ -116,6 +120,7 @@ enum Step {
     Shut,
     Eof,
     Broken,
+    Refused,
     Reset,
 }
 
@@ -132,9 +137,10 @@ impl Step {
             "shut" => Self::Shut,
             "eof" => Self::Eof,
             "broken" => Self::Broken,
+            "refused" => Self::Refused,
             "reset" => Self::Reset,
             _ => bail!(
-                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, meet, shut, eof, broken, reset"
+                "no such step: {text:?}; there are: send TEXT, expect TEXT, line, round BYTES, wait MS, meet, shut, eof, broken, refused, reset"
             ),
         })
     }
@@ -182,6 +188,7 @@ pub async fn play_on(mut stream: TcpStream, scene: &Scene, began: Instant) -> Re
             Step::Shut => stream.shutdown().await.context("cannot close")?,
             Step::Eof => while heard.more(&mut stream).await? {},
             Step::Broken => heard.broken(&mut stream).await?,
+            Step::Refused => refused(&mut stream).await?,
             // Closing with no time to linger is a reset.
             Step::Reset => stream.set_zero_linger()?,
         }
@@ -193,6 +200,17 @@ async fn meet(meeting: &Barrier) {
     if meeting.wait().await.is_leader() {
         eprintln!("all have met");
     }
+}
+
+/// Sends until the other side refuses it: once it has ended its own direction, no read tells its reset.
+async fn refused(stream: &mut TcpStream) -> Result<()> {
+    for _ in 0..TRIES {
+        if stream.write_all(b"more").await.is_err() {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    bail!("everything was taken, none refused")
 }
 
 /// Sends so many bytes while it reads them back.
