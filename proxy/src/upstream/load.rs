@@ -141,3 +141,56 @@ fn of_connect(error: &ConnectError) -> Outcome {
 fn of_broken(error: &hyper::Error) -> Outcome {
     if error.is_user() { Outcome::Nothing } else { Outcome::Failed(Failed::Answer) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_answer(status: u16, grpc: Option<&'static str>, failed: bool) {
+        let mut response = Response::builder().status(status);
+        if let Some(grpc) = grpc {
+            response = response.header(GRPC_STATUS, grpc);
+        }
+        assert_eq!(is_failure(&response.body(()).expect("a response")), failed, "{status} {grpc:?}");
+    }
+
+    #[test]
+    fn a_servers_own_errors_count_and_its_clients_do_not() {
+        for (status, failed) in
+            [(200, false), (302, false), (404, false), (429, false), (500, true), (503, true)]
+        {
+            check_answer(status, None, failed);
+        }
+    }
+
+    #[test]
+    fn a_grpc_status_counts_as_the_http_status_that_it_stands_for() {
+        for (status, failed) in
+            [("0", false), ("5", false), ("12", false), ("2", true), ("13", true), ("14", true)]
+        {
+            check_answer(200, Some(status), failed);
+        }
+    }
+
+    #[track_caller]
+    fn check_connect(error: &ConnectError, expected: Outcome) {
+        assert_eq!(of_connect(error), expected, "{error}");
+    }
+
+    #[test]
+    fn what_the_endpoint_has_no_part_in_says_nothing_of_it() {
+        check_connect(&ConnectError::NoCertificate, Outcome::Nothing);
+        check_connect(&ConnectError::Unnameable, Outcome::Nothing);
+        let shared = ConnectError::Shared { reason: "connection_refused", why: String::new() };
+        check_connect(&shared, Outcome::Nothing);
+    }
+
+    #[test]
+    fn what_its_proxy_could_not_hand_on_was_not_reached_unless_that_was_full() {
+        let unreached = Outcome::Failed(Failed::Unreached);
+        check_connect(&ConnectError::Timeout(3), unreached);
+        check_connect(&ConnectError::AtPeer("connection_refused"), unreached);
+        check_connect(&ConnectError::AtPeer(OVERLOADED), Outcome::Failed(Failed::Answer));
+    }
+}
