@@ -123,18 +123,3 @@ fn the_process_is_shown_under_the_usual_names() {
     }
     assert!(page.ends_with("# EOF\n"));
 }
-
-/// Prints what a request's account costs: `cargo test --release -p proxy -- --ignored --nocapture costs`.
-#[test]
-#[ignore = "a measurement, not a rule"]
-fn what_a_request_costs() {
-    let metrics = Metrics::new();
-    let labels = get(200, Failed::No);
-    let began = Instant::now();
-    const TIMES: u32 = 200_000;
-    for _ in 0..TIMES {
-        let labels = std::hint::black_box(&labels).clone();
-        metrics.request(&labels, Duration::from_micros(100), began);
-    }
-    eprintln!("{:?} for labels, look-up and histogram", began.elapsed() / TIMES);
-}
