@@ -188,8 +188,21 @@ fn connections_avoid_an_endpoint_that_refuses(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// What an earlier rule set aside gets its part back step by step; until then no count is exact.
+fn wait_until_the_pair_is_ready(world: &World) -> Result<()> {
+    until("both are ready", SOON, || {
+        world.curl(CLIENT, &["http://pair/"])?;
+        for pod in ["shop/web-a", "shop/web-b"] {
+            let state = state(world, "pair", pod)?;
+            ensure!(state == "ready", "{pod} is {state}");
+        }
+        Ok(())
+    })
+}
+
 fn connections_go_where_the_fewest_are(world: &World) -> Result<()> {
     let name = "http://pair:81/delay/3000";
+    wait_until_the_pair_is_ready(world)?;
     let held: Vec<_> = (0..6)
         .map(|_| world.start(CLIENT, &["curl", "-sS", "-i", "--max-time", "20", name]))
         .collect::<Result<_>>()?;
