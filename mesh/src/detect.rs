@@ -5,8 +5,10 @@
 //! followed by a target of HTTP, or when the request line says `HTTP/1.`
 
 mod hello;
+mod resemblance;
 
 pub use hello::{ClientHello, client_hello};
+pub use resemblance::{Resemblance, resembles_http};
 
 /// No more bytes than these are needed for anything but TLS: the longest request line that servers commonly take.
 const ENOUGH: usize = 8192;

@@ -30,13 +30,21 @@ pub struct Trip {
     pub destination: SocketAddr,
 }
 
-/// Carries a caller's bytes to a callee and back, and counts them while they pass. Says how many they were.
+/// How a connection ended.
+pub struct Ended {
+    /// What it carried.
+    pub carried: Carried,
+    /// A side broke off: the end was no clean one.
+    pub broke: bool,
+}
+
+/// Carries a caller's bytes to a callee and back, and counts them while they pass.
 pub async fn carry<S: Stream>(
     proxy: &Proxy,
     trip: Trip,
     caller: Peeked<S>,
     callee: &mut impl Stream,
-) -> Carried {
+) -> Ended {
     let began = Instant::now();
     let far = match trip.direction {
         Direction::Outbound => callee.socket(),
@@ -53,9 +61,10 @@ pub async fn carry<S: Stream>(
         // A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.
         debug!(%error, "a connection broke");
     }
+    let broke = ended.is_err();
     let error = ended.err().map(|error| ("connection_terminated", error.to_string()));
     trip.log(proxy, peer, error, open.carried, began.elapsed());
-    open.carried
+    Ended { carried: open.carried, broke }
 }
 
 /// Counts a tunnel that goes on after the certificates have ended that it was made with. It may: who its ends are was

@@ -75,6 +75,9 @@ pub enum ConnectError {
     /// The endpoint said that it did not process the request (RFC 9113 section 8.7).
     #[error("the endpoint did not take the request")]
     NotTaken(#[source] hyper::Error),
+    /// The endpoint refused the request's stream: it has as many as it takes.
+    #[error("the endpoint refused the request")]
+    Refused(#[source] hyper::Error),
     /// The endpoint's proxy could not hand the request to its application.
     #[error("its proxy says: {0}")]
     AtPeer(&'static str),
@@ -115,7 +118,8 @@ impl Failure {
 
     /// Whether no server has got the request: somebody else may still answer it.
     pub fn is_unsent(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::NoEndpoint(_) | Self::Overloaded)
+        // Not what was shed: to be asked for again everywhere is what an overload needs least.
+        matches!(self, Self::Connect { .. } | Self::NoEndpoint(_))
     }
 
     /// A short token, the same in `Proxy-Status`, logs and metrics (RFC 9209 section 2.3 where it has one).
@@ -153,13 +157,12 @@ impl Failure {
 
 impl ConnectError {
     /// What [`ConnectError::reason`] can say of an application that did not get a request.
-    pub const REASONS: [&'static str; 6] = [
+    pub const REASONS: [&'static str; 5] = [
         "connection_refused",
         "destination_ip_unroutable",
         "connection_timeout",
         "connection_terminated",
         "destination_unavailable",
-        OVERLOADED,
     ];
 
     /// A short token, as [`Failure::reason`].
@@ -170,7 +173,7 @@ impl ConnectError {
             Self::Timeout(_) => "connection_timeout",
             Self::Tls(_) => "tls_certificate_error",
             Self::Http(_) => "connection_terminated",
-            Self::NotTaken(_) => "destination_unavailable",
+            Self::NotTaken(_) | Self::Refused(_) => "destination_unavailable",
             Self::AtPeer(reason) => reason,
             Self::NoCertificate | Self::Unnameable => "proxy_configuration_error",
             Self::Shared { reason, .. } => reason,

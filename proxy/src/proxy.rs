@@ -2,20 +2,28 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::error;
 
 use crate::{
-    access::Log, config::Config, discovery::Discovery, drain::Draining, identity::CurrentCredentials,
-    metrics::Metrics, trace::Tracer, upstream::Registry,
+    access::Log,
+    config::Config,
+    discovery::Discovery,
+    drain::Draining,
+    identity::CurrentCredentials,
+    metrics::{Direction, Metrics},
+    trace::Tracer,
+    upstream::Registry,
 };
 
 /// Connections at once, in both directions together (file descriptors: two for each, of 20,000).
 pub const CONNECTIONS_MAX: usize = 9000;
 /// Connections at once in one direction: strangers that fill the inbound side leave room for the pod's own.
 pub const CONNECTIONS_ONE_WAY: usize = 7500;
-/// Requests at once; more are shed with 503.
+/// Requests at once, in both directions together; more are shed with 503.
 const REQUESTS_MAX: usize = 10_000;
+/// Requests at once in one direction: callers that fill the inbound side leave room for the pod's own.
+const REQUESTS_ONE_WAY: usize = 7500;
 
 /// The proxy's shared parts.
 pub struct Proxy {
@@ -35,8 +43,20 @@ pub struct Proxy {
     pub tracer: Option<Arc<Tracer>>,
     /// When it ends.
     pub draining: Draining,
-    /// Room for requests.
-    pub requests: Arc<Semaphore>,
+    rooms: Rooms,
+}
+
+/// Room for requests.
+struct Rooms {
+    all: Arc<Semaphore>,
+    outbound: Arc<Semaphore>,
+    inbound: Arc<Semaphore>,
+}
+
+/// A request's place, in its direction and among all.
+pub struct Room {
+    _all: OwnedSemaphorePermit,
+    _one_way: OwnedSemaphorePermit,
 }
 
 impl Proxy {
@@ -49,13 +69,28 @@ impl Proxy {
         metrics: Arc<Metrics>,
         draining: Draining,
     ) -> Arc<Self> {
-        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        let room = |requests| Arc::new(Semaphore::new(requests));
+        let rooms = Rooms {
+            all: room(REQUESTS_MAX),
+            outbound: room(REQUESTS_ONE_WAY),
+            inbound: room(REQUESTS_ONE_WAY),
+        };
         let log = Log::open(config.access_log, &metrics.lines_dropped).map(Arc::new);
         let tracer = Tracer::start(&config, &metrics.spans_dropped).unwrap_or_else(|error| {
             error!(error = crate::failure::chain(&error), "there are no spans");
             None
         });
-        Arc::new(Self { config, discovery, registry, credentials, metrics, log, tracer, draining, requests })
+        Arc::new(Self { config, discovery, registry, credentials, metrics, log, tracer, draining, rooms })
+    }
+
+    /// A place for one more request, if there is one.
+    pub fn room(&self, direction: Direction) -> Option<Room> {
+        let one_way = match direction {
+            Direction::Outbound => &self.rooms.outbound,
+            Direction::Inbound => &self.rooms.inbound,
+        };
+        let one_way = Arc::clone(one_way).try_acquire_owned().ok()?;
+        Some(Room { _all: Arc::clone(&self.rooms.all).try_acquire_owned().ok()?, _one_way: one_way })
     }
 
     /// Lets nothing of the account be lost when the program ends.

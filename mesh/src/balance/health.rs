@@ -16,6 +16,8 @@ const FAILURES_MAX: u32 = 5;
 const ASIDE: Duration = Duration::from_secs(1);
 /// …and at most, before up to a half is added at random, so that proxies do not probe in step.
 const ASIDE_MAX: Duration = Duration::from_secs(60);
+/// A probe that says nothing for this long (a long poll) is not waited for: the next request is another.
+const PROBE_MAX: Duration = Duration::from_secs(10);
 /// Past it another doubling changes nothing.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -60,7 +62,8 @@ pub enum Place {
 pub struct Health {
     /// When it may be probed; none while it is in rotation.
     aside: Option<Duration>,
-    probed: bool,
+    /// When its probe began.
+    probed: Option<Duration>,
     /// Failures in a row, and connect failures among the last of them.
     failures: u32,
     unreached: u32,
@@ -88,7 +91,9 @@ impl Health {
     pub fn place(&self, now: Duration) -> Place {
         match self.aside {
             None => Place::In,
-            Some(_) if self.probed => Place::Probed,
+            Some(_) if self.probed.is_some_and(|began| now.saturating_sub(began) < PROBE_MAX) => {
+                Place::Probed
+            }
             Some(until) if now < until => Place::Aside,
             Some(_) => Place::Due,
         }
@@ -97,7 +102,9 @@ impl Health {
     /// A request begins. If a probe is due, this is it.
     pub fn begin(&mut self, now: Duration) -> Try {
         let probe = self.place(now) == Place::Due;
-        self.probed |= probe;
+        if probe {
+            self.probed = Some(now);
+        }
         Try { epoch: self.epoch, probe }
     }
 
@@ -109,7 +116,7 @@ impl Health {
         }
         (self.failures, self.unreached) = (0, 0);
         self.aside.take()?;
-        self.probed = false;
+        self.probed = None;
         self.back = now;
         self.epoch = self.epoch.wrapping_add(1);
         Some(Change::Back)
@@ -129,7 +136,7 @@ impl Health {
     /// It was given up before it could tell anything.
     pub fn abandon(&mut self, of: Try) {
         if of.probe && of.epoch == self.epoch {
-            self.probed = false;
+            self.probed = None;
         }
     }
 
@@ -141,7 +148,7 @@ impl Health {
         let until = now.saturating_add(pause).saturating_add(pause.mul_f64(Dice(random).part() / 2.0));
         self.times = self.times.saturating_add(1);
         self.aside = Some(until);
-        self.probed = false;
+        self.probed = None;
         (self.failures, self.unreached) = (0, 0);
         self.epoch = self.epoch.wrapping_add(1);
         Change::SetAside { why, until }

@@ -19,14 +19,13 @@ use mesh::{
     names::ServiceName,
     route::{BackendKey, HttpRule},
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     body::{Body, Follower, Passed},
     failure::Failure,
     http::respond::{self, Answer, Manner},
     metrics::{Direction, Exchange, Failed, Metrics, RequestLabels, Rule, Way, known_method},
-    proxy::Proxy,
+    proxy::{Proxy, Room},
     trace::{Context, Said, Span},
     upstream::Endpoint,
 };
@@ -53,7 +52,7 @@ pub struct Access {
     span: Option<Box<Span>>,
     trace: Option<Context>,
     details: Option<Box<Details>>,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
 }
 
 impl Access {
@@ -93,7 +92,7 @@ impl Access {
             log,
             span,
             details: wanted.then(|| Box::new(Details::of(request, destination))),
-            room: Arc::clone(&proxy.requests).try_acquire_owned().ok(),
+            room: proxy.room(direction),
         })
     }
 

@@ -17,6 +17,9 @@ use hyper::{
 /// How much of one body is remembered: what one stream may have on its way before its endpoint reads any of it.
 const REMEMBERED_MAX: usize = 64 * 1024;
 
+/// What remembering one frame costs besides its bytes.
+const FRAME: usize = 64;
+
 /// A body that remembers how it began. Of several readers only the latest reads.
 pub struct Replay {
     shared: Arc<Mutex<State>>,
@@ -42,8 +45,12 @@ impl Remembered {
     pub fn again(self) -> Option<Replay> {
         let reader = {
             let mut state = lock(&self.0);
+            if !state.whole {
+                // Whoever reads goes on: its stream may still run.
+                return None;
+            }
             state.reader += 1;
-            state.whole.then_some(state.reader)?
+            state.reader
         };
         Some(Replay { shared: self.0, reader, given: 0 })
     }
@@ -116,7 +123,7 @@ impl State {
     }
 
     fn remember(&mut self, frame: &Frame<Bytes>, forget: bool) {
-        self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        self.bytes += FRAME + frame.data_ref().map_or(0, Bytes::len);
         if forget || self.bytes > REMEMBERED_MAX {
             self.whole = false;
             self.frames = Vec::new();

@@ -90,6 +90,7 @@ pub fn for_h2(request: &mut Request<Body>, addr: SocketAddr) {
         *request.uri_mut() = uri;
     }
     request.headers_mut().remove(HOST);
+    mesh_headers::forget_server_version(request.headers_mut());
     *request.version_mut() = Version::HTTP_2;
 }
 
@@ -106,6 +107,7 @@ pub fn for_h1(request: &mut Request<Body>) {
         let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
     }
+    mesh_headers::forget_server_version(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
 }
 
@@ -150,17 +152,22 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol that a request asks to switch to, if it does (RFC 9110 section 7.8). `h2c` is not one of them: it was
-/// taken out of HTTP (RFC 9113) and would hide the requests behind it from routing.
+/// The protocol that a request asks to switch to, if it does (RFC 9110 section 7.8): one that [`is_switched_to`]. Of
+/// several, or of another, the request is served as if it had not asked.
 fn upgrade_asked(headers: &HeaderMap) -> Option<HeaderValue> {
     let asks = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
-    let hides = tokens(headers, UPGRADE).any(is_h2c);
-    headers.get(UPGRADE).filter(|_| asks && !hides).cloned()
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let protocol = protocols.next().filter(|protocol| is_switched_to(protocol.as_bytes()))?;
+    (asks && protocols.next().is_none()).then(|| protocol.clone())
 }
 
-/// Whether a protocol is HTTP/2 by upgrade, in any spelling.
-pub fn is_h2c(protocol: &[u8]) -> bool {
-    protocol.eq_ignore_ascii_case(b"h2c")
+/// Whether a protocol, exactly as it is written, may be switched to. HTTP itself is none of them, in whatever dress
+/// (`h2c` was taken out of HTTP by RFC 9113): it would hide the requests behind it, and their claims of identity.
+pub fn is_switched_to(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let is_http = ["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http.as_bytes()));
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(byte);
+    !name.is_empty() && !is_http && protocol.iter().all(token)
 }
 
 /// The comma-separated tokens of every line of a header.
@@ -170,6 +177,14 @@ fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> 
         .into_iter()
         .flat_map(|line| line.as_bytes().split(|b| *b == b','))
         .map(<[u8]>::trim_ascii)
+}
+
+/// Whether a success is that of a server that knows no CONNECT, and would read what follows as requests: "A server MUST
+/// NOT send any Transfer-Encoding or Content-Length header fields in a 2xx response to CONNECT" (RFC 9110 section 9.3.6).
+pub fn is_no_tunnel<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    response.status().is_success()
+        && (headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING))
 }
 
 /// Whether a request may be sent again after it may have reached a server: safe, and without a body.
@@ -251,6 +266,9 @@ mod tests {
         let headers = |protocol| [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", protocol)];
         assert!(upgrade_asked(request("/", &headers("websocket")).headers()).is_some());
         assert!(upgrade_asked(request("/", &headers("h2c")).headers()).is_none());
-        assert!(upgrade_asked(request("/", &headers("websocket, h2c")).headers()).is_none());
+        for hidden in ["websocket, h2c", "h2c ", "H2C", "HTTP/2.0", "TLS/1.0", "websocket,h2c", ""] {
+            assert!(upgrade_asked(request("/", &headers(hidden)).headers()).is_none(), "{hidden:?}");
+            assert!(!is_switched_to(hidden.as_bytes()), "{hidden:?}");
+        }
     }
 }

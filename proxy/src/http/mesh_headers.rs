@@ -25,9 +25,15 @@ pub fn strip(headers: &mut HeaderMap) {
 
 /// Asks a peer's proxy to speak `version` to its application.
 pub fn set_server_version(headers: &mut HeaderMap, version: HttpVersion) {
-    if version == HttpVersion::Http2 {
-        headers.insert(SERVER_HTTP, HeaderValue::from_static("2"));
+    match version {
+        HttpVersion::Http2 => drop(headers.insert(SERVER_HTTP, HeaderValue::from_static("2"))),
+        HttpVersion::Http1 => forget_server_version(headers),
     }
+}
+
+/// Takes the question back, of a request that goes to a server itself after all.
+pub fn forget_server_version(headers: &mut HeaderMap) {
+    headers.remove(SERVER_HTTP);
 }
 
 /// What [`set_server_version`] asked of us; read before the headers are removed.

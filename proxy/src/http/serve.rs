@@ -72,7 +72,7 @@ impl Limits {
     pub const PEER: Self = Self {
         head: Some(Duration::from_secs(60)),
         streams: 256,
-        stream_window: 256 * 1024,
+        stream_window: 128 * 1024,
         resets: Some(1000),
         switches: true,
         leaves: Stage::Leaving,
@@ -173,8 +173,12 @@ where
     let streams = Streams::new();
     let service = service_fn(|request| {
         let head = *request.method() == Method::HEAD;
-        let (stream, answer) = (streams.begin(), handle(request));
-        async move { answer.await.map(|answer| answer.map(|body| of_stream(body, stream, head))) }
+        let (mut stream, answer) = (streams.begin(), handle(request));
+        async move {
+            let answer = answer.await;
+            stream.answered();
+            answer.map(|answer| answer.map(|body| of_stream(body, stream, head)))
+        }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     if limits.switches {
@@ -209,7 +213,11 @@ where
         () = left(draining, limits.leaves) => connection.as_mut().graceful_shutdown(),
         () = over => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = streams.too_many_resets(), if limits.resets.is_some() => Ok(()),
+    }
 }
 
 /// Returns when an HTTP/2 connection's caller must be told to go elsewhere. The GOAWAY that tells it costs no request:
@@ -224,8 +232,7 @@ async fn left(mut draining: Draining, from: Stage) {
 }
 
 /// hyper leaves it to us that an answer to HEAD has no body (RFC 9110 section 9.3.2).
-fn of_stream(body: Body, mut stream: Stream, head: bool) -> Body {
-    stream.answered();
+fn of_stream(body: Body, stream: Stream, head: bool) -> Body {
     let body = body.of_stream(stream);
     if head { body.withheld() } else { body }
 }

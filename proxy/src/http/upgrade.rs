@@ -12,11 +12,11 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::{
     body::Body,
+    identity::Tunnel,
     net::{peek::Peeked, relay::copy, socket::reset_on_close, stream::Stream},
     upstream::Upstream,
 };
@@ -124,8 +124,7 @@ fn joined(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
 
 /// Ends a connection in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
 fn cut(side: Upgraded) {
-    let _ =
-        cut_if::<Peeked>(side).or_else(cut_if::<Peeked<Box<TlsStream<Peeked>>>>).or_else(cut_if::<Upstream>);
+    let _ = cut_if::<Peeked>(side).or_else(cut_if::<Tunnel>).or_else(cut_if::<Upstream>);
 }
 
 fn cut_if<S: Stream + 'static>(side: Upgraded) -> Result<(), Upgraded> {

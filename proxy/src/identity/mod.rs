@@ -32,6 +32,12 @@ pub use bundle::BundleFile;
 pub use proven::Proven;
 pub use renew::Renewal;
 pub use trusted::Trusted;
+
+use crate::net::peek::Peeked;
+
+/// A peer's connection whose bytes are its application's: what is inside is looked at again.
+pub type Tunnel = Peeked<Trusted<Box<tokio_rustls::server::TlsStream<Peeked>>>>;
+
 use verify::Verifier;
 use verify::peer_identity;
 

@@ -7,13 +7,35 @@
 
 use std::io;
 
-use mesh::detect::{Detected, Detection, detect};
+use mesh::detect::{Detected, Detection, Resemblance, detect, resembles_http};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 use crate::net::{peek::Peeked, stream::Stream};
+
+/// What bytes that go to the application unread may be to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// No request.
+    Clear,
+    /// The beginning of anything.
+    Unclear,
+    /// A request, at least to a lenient server.
+    Http,
+}
+
+/// What a connection's first bytes may be to the application.
+pub fn verdict(ahead: &[u8]) -> Verdict {
+    match (detect(ahead), resembles_http(ahead)) {
+        (Detection::Known(Detected::Http1 | Detected::Http2), _) => Verdict::Http,
+        (Detection::Known(Detected::Tls), _) => Verdict::Clear,
+        (Detection::NeedMore, _) | (_, Resemblance::NeedMore) => Verdict::Unclear,
+        (Detection::Known(Detected::Opaque), Resemblance::Http) => Verdict::Http,
+        (Detection::Known(Detected::Opaque), Resemblance::None) => Verdict::Clear,
+    }
+}
 
 /// How much of the application's answers is passed on at once while the caller is looked at.
 const ANSWER: usize = 4096;
@@ -26,12 +48,12 @@ pub async fn until_clear<S: Stream>(caller: &mut Peeked<S>, application: &mut Tc
     let mut passed = 0;
     let mut answer = vec![0; ANSWER];
     loop {
-        match detect(caller.ahead()) {
-            Detection::Known(Detected::Http1 | Detected::Http2) => {
+        match verdict(caller.ahead()) {
+            Verdict::Http => {
                 return Err(io::Error::other("the caller began like no HTTP client, and speaks HTTP"));
             }
-            Detection::Known(Detected::Tls | Detected::Opaque) => break,
-            Detection::NeedMore => (),
+            Verdict::Clear => break,
+            Verdict::Unclear => (),
         }
         application.write_all(caller.ahead().get(passed..).unwrap_or_default()).await?;
         passed = caller.ahead().len();

@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
     http::{
         HttpVersion,
-        form::{self, is_h2c},
+        form::{self, is_switched_to},
         mesh_headers::{CLIENT_CERT, mark_unsent, server_version},
         respond::{Answer, Manner},
         serve::{self, Limits},
@@ -131,7 +131,10 @@ impl Context {
             Speaks::AsItsClient(_) => None,
         };
         let connects = *request.method() == Method::CONNECT;
-        if connects && !matches!(self.speaks, Speaks::AsItsClient(HttpVersion::Http1)) {
+        if connects
+            && (request.uri().authority().is_none()
+                || !matches!(self.speaks, Speaks::AsItsClient(HttpVersion::Http1)))
+        {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
         let asked = form::receive(&mut request);
@@ -142,8 +145,8 @@ impl Context {
         match from_peer.as_ref().or(asked.as_ref()) {
             _ if connects => Box::pin(self.connect(client, request)).await,
             None => self.application.send(request, version).await.map_err(|error| self.failure(error)),
-            Some(protocol) if is_h2c(protocol.as_bytes()) => {
-                Err(Failure::BadRequest("h2c is not switched to"))
+            Some(protocol) if !is_switched_to(protocol.as_bytes()) => {
+                Err(Failure::BadRequest("this protocol is not switched to"))
             }
             // Boxed: the few that switch must not size every request's future.
             Some(protocol) => Box::pin(self.switch(client, request, protocol, from_peer.is_some())).await,

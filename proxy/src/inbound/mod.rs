@@ -18,11 +18,13 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
+use guard::Verdict;
+
 use crate::{
     carry::{Trip, carry},
     config::MtlsMode,
     http::{HttpVersion, serve::Limits},
-    identity::{Credentials, Inside, Proven, Trusted},
+    identity::{Credentials, Inside, Proven, Trusted, Tunnel},
     metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
@@ -37,6 +39,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a caller from outside the mesh may be silent before the application is asked whether it speaks first. A
 /// peer's proxy has waited already: what its client says comes with the tunnel, or the application is asked at once.
 const SILENCE: Duration = Duration::from_millis(5);
+/// How long a silent caller from a meshed pod is waited for: a peer's ClientHello follows its handshake at once, but for
+/// what it costs a busy proxy.
+const SILENT_PEER: Duration = Duration::from_secs(1);
 /// How long a caller that has begun in a way that many protocols begin may take to go on, before its bytes are passed on
 /// (and looked at).
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -96,7 +101,8 @@ async fn who(
     // A peer speaks first, however late: its server's greeting must not come before its ClientHello.
     let unclear = timeout(SILENCE, stream.detect()).await.is_err();
     if unclear && stream.ahead().is_empty() && proxy.discovery.is_meshed(caller.ip()).await {
-        begun(stream.read_more()).await?;
+        // Or it went past its proxy (a skipped port) and waits for its server: then nothing comes.
+        let _ = timeout(SILENT_PEER, stream.read_more()).await;
     }
     let Some(first) = first(proxy, stream, server).await? else {
         return Ok(Caller::Refused("connection_refused", "the application does not accept"));
@@ -117,7 +123,10 @@ async fn first<S: Stream>(
     }
     let application = tokio::select! {
         biased;
-        detected = stream.detect() => return Ok(Some(First::of(detected?))),
+        detected = stream.detect() => {
+            let detected = detected?;
+            return First::of(detected, stream.ahead(), server).await;
+        }
         application = connect(server, Some(CONNECT_TIMEOUT)) => application,
     };
     let Ok(application) = application else { return Ok(None) };
@@ -130,10 +139,12 @@ async fn first<S: Stream>(
     Ok(Some(match settled {
         Settled::Undecided => First::Unclear(application),
         Settled::Ended => First::Server(application),
-        Settled::Speaks(protocol) => {
-            let first = First::of(Some(protocol));
-            if matches!(first, First::Bytes) { First::Server(application) } else { first }
-        }
+        Settled::Speaks(Detected::Http2) => First::Http(HttpVersion::Http2),
+        Settled::Speaks(_) => match guard::verdict(stream.ahead()) {
+            Verdict::Http => First::Http(HttpVersion::Http1),
+            Verdict::Unclear => First::Unclear(application),
+            Verdict::Clear => First::Server(application),
+        },
     }))
 }
 
@@ -143,12 +154,14 @@ fn patience(first_byte: u8) -> Duration {
 }
 
 impl First {
-    fn of(detected: Option<Detected>) -> Self {
-        match detected {
-            Some(Detected::Http1) => Self::Http(HttpVersion::Http1),
-            Some(Detected::Http2) => Self::Http(HttpVersion::Http2),
-            Some(Detected::Tls | Detected::Opaque) | None => Self::Bytes,
-        }
+    /// What cannot be routed as HTTP may still be HTTP to the application: then it is read, and refused, as HTTP.
+    async fn of(detected: Option<Detected>, ahead: &[u8], server: SocketAddr) -> io::Result<Option<Self>> {
+        Ok(match (detected, guard::verdict(ahead)) {
+            (Some(Detected::Http2), _) => Some(Self::Http(HttpVersion::Http2)),
+            (None, _) | (_, Verdict::Clear) => Some(Self::Bytes),
+            (_, Verdict::Http) => Some(Self::Http(HttpVersion::Http1)),
+            (_, Verdict::Unclear) => connect(server, Some(CONNECT_TIMEOUT)).await.ok().map(Self::Unclear),
+        })
     }
 }
 
@@ -225,7 +238,7 @@ async fn handshake(
 /// The bytes of one connection of a peer's application.
 async fn tunnel(
     proxy: &Arc<Proxy>,
-    mut stream: Peeked<Trusted<Box<TlsStream<Peeked>>>>,
+    mut stream: Tunnel,
     peer: Identity,
     caller: SocketAddr,
     server: SocketAddr,
@@ -309,7 +322,7 @@ mod tests {
     use super::*;
 
     type Proxied = &'static Arc<Proxy>;
-    type Tunnelled = Peeked<Box<TlsStream<Peeked>>>;
+    type Tunnelled = Tunnel;
 
     fn size<A, F: Future>(_: impl Fn(A) -> F) -> usize {
         size_of::<F>()

@@ -69,17 +69,19 @@ impl Dialled {
     /// there: behind a peer's proxy an application that refuses looks like this.
     async fn carry(self, proxy: &Proxy, trip: Trip, client: Peeked) {
         let Self { mut upstream, mut load, .. } = self;
-        let carried = {
+        let ended = {
             let mut carrying = pin!(carry::carry(proxy, trip, client, &mut upstream));
             let early = timeout(SETTLED, &mut carrying).await;
-            let Ok(carried) = early else {
+            let Ok(ended) = early else {
                 load.taken();
                 carrying.await;
                 return;
             };
-            carried
+            ended
         };
-        if carried.received == 0 && upstream.was_reset() { load.refused() } else { load.taken() }
+        // After a clean end the kernel does not know the peer any more, either.
+        let refused = ended.broke && ended.carried.received == 0 && upstream.was_reset();
+        if refused { load.refused() } else { load.taken() }
     }
 }
 

@@ -32,12 +32,16 @@ pub(super) struct Again {
 
 /// What the end of an exchange without a response says of its request.
 enum Said {
-    /// It was not processed.
+    /// It was not processed, and its connection takes no more.
     NotTaken,
+    /// It was not processed.
+    Refused,
     /// Its stream was reset, for this reason.
     Reset(h2::Reason),
     /// Nothing: the connection broke.
-    Nothing,
+    Broke,
+    /// It was processed, and what came is no response.
+    Nonsense,
 }
 
 /// The request as it is to be sent, and what it takes to send it once more.
@@ -63,9 +67,10 @@ impl Again {
     pub(super) fn after(self, error: hyper::Error, kept: bool) -> SendError {
         match said(&error) {
             Said::Reset(reason) => SendError::Reset(reason),
-            Said::Nothing if !(kept && self.repeatable) => SendError::Broken(error),
-            Said::Nothing => self.or_broken(error, ConnectError::Http),
+            Said::Refused => self.or_broken(error, ConnectError::Refused),
             Said::NotTaken => self.or_broken(error, ConnectError::NotTaken),
+            Said::Broke if kept && self.repeatable => self.or_broken(error, ConnectError::Http),
+            Said::Broke | Said::Nonsense => SendError::Broken(error),
         }
     }
 
@@ -79,11 +84,15 @@ impl Again {
 
 fn said(error: &hyper::Error) -> Said {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    match cause.and_then(|cause| Some((cause, cause.reason()?))) {
-        Some((cause, _)) if cause.is_remote() && cause.is_go_away() => Said::NotTaken,
-        Some((cause, h2::Reason::REFUSED_STREAM)) if cause.is_remote() => Said::NotTaken,
-        Some((cause, reason)) if cause.is_remote() && cause.is_reset() => Said::Reset(reason),
-        _ => Said::Nothing,
+    let Some(cause) = cause else {
+        return if error.is_parse() { Said::Nonsense } else { Said::Broke };
+    };
+    match cause.reason() {
+        Some(_) if cause.is_remote() && cause.is_go_away() => Said::NotTaken,
+        Some(h2::Reason::REFUSED_STREAM) if cause.is_remote() => Said::Refused,
+        Some(reason) if cause.is_remote() && cause.is_reset() => Said::Reset(reason),
+        None if cause.is_io() => Said::Broke,
+        _ => Said::Nonsense,
     }
 }
 

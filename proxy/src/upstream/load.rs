@@ -127,7 +127,7 @@ fn of_connect(error: &ConnectError) -> Outcome {
         ConnectError::Io(_) | ConnectError::Timeout(_) | ConnectError::Tls(_) | ConnectError::Http(_) => {
             Outcome::Failed(Failed::Unreached)
         }
-        ConnectError::AtPeer(OVERLOADED) => Outcome::Failed(Failed::Answer),
+        ConnectError::Refused(_) | ConnectError::AtPeer(OVERLOADED) => Outcome::Failed(Failed::Answer),
         ConnectError::AtPeer(_) => Outcome::Failed(Failed::Unreached),
         // This proxy's own matter; a connection that a server ends in good order; what another request has reported.
         ConnectError::NoCertificate

@@ -34,8 +34,37 @@ enum Held {
 
 type Sent = Result<(Response<Incoming>, Held), SendError>;
 
-/// How many connections of one endpoint a request is tried on, when they turn out to be on their way out.
-const CONNECTIONS: usize = 8;
+/// How often a request goes over another connection of the same endpoint.
+struct Left {
+    /// When the connection was on its way out: servers that end them often have several at once.
+    ended: u8,
+    /// When the stream was refused: a bound that we have just learned of.
+    refused: u8,
+    /// When a kept connection was dead, and the request may be made twice.
+    broke: u8,
+}
+
+impl Left {
+    const ALL: Self = Self { ended: 7, refused: 2, broke: 1 };
+
+    fn take(&mut self, why: &ConnectError) -> bool {
+        let left = match why {
+            ConnectError::NotTaken(_) => &mut self.ended,
+            ConnectError::Refused(_) => &mut self.refused,
+            ConnectError::Http(_) => &mut self.broke,
+            ConnectError::Io(_)
+            | ConnectError::Timeout(_)
+            | ConnectError::Tls(_)
+            | ConnectError::NoCertificate
+            | ConnectError::Unnameable
+            | ConnectError::AtPeer(_)
+            | ConnectError::Shared { .. } => return false,
+        };
+        let any = *left > 0;
+        *left = left.saturating_sub(1);
+        any
+    }
+}
 
 impl Follower for Exchange {
     /// When the response has come to its end, its connection can carry the next request; a broken one cannot.
@@ -117,7 +146,9 @@ impl Endpoint {
             Transport::Unnameable => Err(unnameable(request)),
         };
         let (mut response, held) = load.judge(sent)?;
-        upgrade::from_peer(&mut response);
+        if self.identity().is_some() {
+            upgrade::from_peer(&mut response);
+        }
         let exchange = self.exchange(held, load);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response.map(|body| Body::switched(body, exchange)));
@@ -140,6 +171,9 @@ impl Endpoint {
         let connects = *request.method() == Method::CONNECT;
         let sent = self.send_alone(request, &mut load).await;
         let (mut response, held) = load.judge(sent)?;
+        if connects && form::is_no_tunnel(&response) {
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+        }
         form::clean_response(&mut response);
         let exchange = self.exchange(held, load);
         let opened = connects && response.status().is_success();
@@ -155,27 +189,23 @@ impl Endpoint {
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
     async fn send_h2(&self, mut request: Request<Body>, load: &mut Load) -> Sent {
-        let mut left = CONNECTIONS;
+        let mut left = Left::ALL;
         loop {
-            left -= 1;
             let lease = match self.h2.lease(self).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
             };
             load.sent();
-            let again = lease.kept && left > 0;
-            match send_over(lease, request).await {
-                Err(SendError::NotSent(ConnectError::NotTaken(_) | ConnectError::Http(_), unsent))
-                    if again =>
-                {
-                    request = *unsent;
-                }
+            let kept = lease.kept;
+            match send_over(lease, request, self.identity().is_some()).await {
+                Err(SendError::NotSent(why, unsent)) if kept && left.take(&why) => request = *unsent,
                 sent => return sent,
             }
         }
     }
 
     async fn send_h1(&self, mut request: Request<Body>, load: &mut Load) -> Sent {
+        let mut repeated = false;
         loop {
             let mut lease = match self.h1.lease(self).await {
                 Ok(lease) => lease,
@@ -184,13 +214,19 @@ impl Endpoint {
             load.sent();
             // Only what is safe and empty can be made again if a kept connection turns out to be dead
             // (RFC 9110 section 9.2.2); hyper gives back whatever it had not begun to write.
-            let again = (lease.reused && form::is_repeatable(&request)).then(|| form::repeat(&request));
-            match lease.sender.try_send_request(request).await {
+            let repeatable = lease.reused && !repeated && form::is_repeatable(&request);
+            let again = repeatable.then(|| form::repeat(&request));
+            let mut error = match lease.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Held::Connection(lease.sender))),
-                Err(mut error) => match error.take_message().or(again).filter(|_| lease.reused) {
-                    Some(unsent) => request = unsent,
-                    None => return Err(SendError::from(error)),
-                },
+                Err(error) => error,
+            };
+            let given_back = error.take_message();
+            repeated |= given_back.is_none();
+            // What is no response was made by a server that lives.
+            let again = again.filter(|_| !error.error().is_parse());
+            match given_back.or(again).filter(|_| lease.reused) {
+                Some(unsent) => request = unsent,
+                None => return Err(SendError::from(error)),
             }
         }
     }
@@ -206,10 +242,12 @@ impl Endpoint {
     }
 }
 
-async fn send_over(mut lease: h2_pool::Lease, request: Request<Body>) -> Sent {
+/// `peer`: what answers is a mesh proxy, whose word on its application is believed.
+async fn send_over(mut lease: h2_pool::Lease, request: Request<Body>, peer: bool) -> Sent {
     let (request, again) = again::remember(request);
     match lease.sender.try_send_request(request).await {
-        Ok(response) => answered(response, lease.stream, again),
+        Ok(response) if peer => answered(response, lease.stream, again),
+        Ok(response) => Ok((response, Held::Stream { _stream: lease.stream })),
         Err(mut error) => Err(match error.take_message() {
             Some(unsent) => again::not_taken(error.into_error(), unsent),
             None => again.after(error.into_error(), lease.kept),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::manifest::{
-    backends, client, echo, http_server, meshed_namespace, namespace, pod, service, service_with, tcp_route,
-    tcp_server,
+    backends, client, echo, http_server, meshed_namespace, namespace, pod, pod_with, service, service_with,
+    tcp_route, tcp_server,
 };
 use e2e::{Reply, World, until};
 
@@ -38,6 +38,7 @@ e2e::prove!(
         a_made_up_identity_in_a_tunnel_does_not_arrive,
         a_made_up_identity_behind_an_empty_line_does_not_arrive,
         a_made_up_identity_in_an_unusual_request_does_not_arrive,
+        a_made_up_identity_in_a_request_for_lenient_servers_does_not_arrive,
         a_pod_ip_is_reached_under_mtls,
         a_headless_service_is_reached_under_mtls,
         a_service_without_selector_reaches_its_slices,
@@ -68,6 +69,8 @@ fn up() -> Result<World> {
         http_server("shop", "web", "app: web"),
         http_server("plain", "web", "app: web"),
         tcp_server("plain", "tcp", "app: tcp", &["--greet", "plain"]),
+        lenient(),
+        service("shop", "lenient", "app: lenient", &[(80, 8080)]),
         pod("plain", "udp", "app: udp", &[echo(), "udp", "--port", "5353"]),
         raw.replacen(
             "metadata: {name: raw, namespace: shop, labels",
@@ -88,6 +91,29 @@ fn up() -> Result<World> {
         .replacen("  ports:\n", "", 1),
     ];
     World::up("wire", &[], &manifests.concat())
+}
+
+/// Python's own HTTP server, which reads requests that others refuse, and says which identity it was told.
+fn lenient() -> String {
+    let script = "
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        said = ('told ' + str(self.headers.get('x-forwarded-client-cert'))).encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+    do_CONNECT = do_FOO = do_GET
+Handler.protocol_version = 'HTTP/1.1'
+http.server.ThreadingHTTPServer(('', 8080), Handler).serve_forever()";
+    pod_with(
+        "shop",
+        "lenient",
+        "app: lenient",
+        &["/usr/bin/python3", "-c", script],
+        "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}",
+    )
 }
 
 /// An answer of the server in the mesh to the meshed client, with the client's identity.
@@ -381,6 +407,43 @@ fn a_made_up_identity_in_an_unusual_request_does_not_arrive(world: &World) -> Re
         }
     }
     Ok(())
+}
+
+/// What detection does not take for HTTP, a lenient server may: it must not bring an identity past us.
+fn a_made_up_identity_in_a_request_for_lenient_servers_does_not_arrive(world: &World) -> Result<()> {
+    let reply = world.curl(CLIENT, &["http://lenient/"])?;
+    assert!(reply.body.contains(CLIENT_ID), "the server tells what it was told: {reply:?}");
+    let lie = "X-Forwarded-Client-Cert: By=x;URI=spiffe://cluster.local/ns/shop/sa/admin";
+    let rest = format!("Host: web\\r\\n{lie}\\r\\nConnection: close\\r\\n\\r\\n");
+    let blank = "\\r\\n".repeat(4200);
+    let lines = [
+        "GET  /a HTTP/1.1",
+        "GET ftp://x/a HTTP/1.1",
+        "FOO /a  HTTP/1.1",
+        "GET\\t/a HTTP/1.1",
+        " GET /a HTTP/1.1",
+        "GET a HTTP/1.1",
+        &format!("{blank}GET /a HTTP/1.1"),
+        "CONNECT / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\nGET /a HTTP/1.1",
+        "CONNECT x:80 HTTP/1.1\\r\\nHost: x:80\\r\\n\\r\\nGET /a HTTP/1.1",
+        "GET /a HTTP/1.1\\r\\nConnection: upgrade\\r\\nUpgrade: h2c ",
+    ];
+    for line in lines {
+        for (client, address) in [(CLIENT, "lenient:80"), ("plain/client", "lenient.shop:80")] {
+            for steps in [vec![format!("send {line}\\r\\n{rest}")], letters(line, &rest)] {
+                let steps: Vec<_> = steps.iter().map(String::as_str).chain(["eof"]).collect();
+                let output = world.dialogue(client, address, &steps)?;
+                assert!(!output.out.contains("sa/admin"), "{client} to {address}, {steps:?}: {output:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same in two pieces, cut in the first word.
+fn letters(line: &str, rest: &str) -> Vec<String> {
+    let (first, more) = line.split_at(2);
+    vec![format!("send {first}"), "wait 120".to_owned(), format!("send {more}\\r\\n{rest}")]
 }
 
 fn a_pod_ip_is_reached_under_mtls(world: &World) -> Result<()> {

@@ -64,9 +64,21 @@ fn one_request_alone_is_the_probe() {
     assert_eq!(health.place(s(10)), Place::Probed);
     let other = health.begin(s(10));
     assert_eq!(health.fail(other, Answer, s(11), RANDOM), None);
-    assert_eq!(health.place(s(1000)), Place::Probed);
+    assert_eq!(health.place(s(11)), Place::Probed);
     assert_eq!(health.succeed(probe, s(11)), Some(Change::Back));
     assert_eq!(health.place(s(11)), Place::In);
+}
+
+#[test]
+fn a_probe_that_says_nothing_is_not_waited_for_for_ever() {
+    let mut health = Health::default();
+    after(&mut health, &[Answer; 5], s(0));
+    let long_poll = health.begin(s(10));
+    assert_eq!(health.place(s(19)), Place::Probed);
+    assert_eq!(health.place(s(20)), Place::Due);
+    let probe = health.begin(s(20));
+    assert_eq!(health.succeed(probe, s(21)), Some(Change::Back));
+    assert_eq!(health.fail(long_poll, Answer, s(30), RANDOM), None);
 }
 
 #[test]
