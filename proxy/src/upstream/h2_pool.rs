@@ -41,9 +41,11 @@ const SEND_BUFFER: usize = 64 * 1024;
 const HEAD_MAX: u32 = 64 * 1024;
 
 /// The connections to one peer.
-#[derive(Default)]
 pub(super) struct Pool {
     open: Mutex<Vec<Connection>>,
+    /// How many streams the other side said that it takes on a connection: what a new one begins with, so that those who
+    /// waited for it do not all meet a bound that is known.
+    bound: Arc<AtomicUsize>,
     /// Held while dialling: requests that arrive meanwhile share what comes of it.
     dialling: AsyncMutex<Option<Failed>>,
 }
@@ -77,6 +79,16 @@ pub(super) struct Lease {
     pub kept: bool,
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            bound: Arc::new(AtomicUsize::new(STREAMS_MAX)),
+            dialling: AsyncMutex::default(),
+        }
+    }
+}
+
 impl Pool {
     /// A stream on an open connection, or on a new one.
     pub(super) async fn lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
@@ -101,8 +113,11 @@ impl Pool {
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
         let until = stream.usable().map(|time| Instant::now() + time);
+        // One at least: a server that takes none for now may take one later.
+        let expected = self.bound.load(Ordering::Relaxed).max(1);
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            .initial_max_send_streams(expected)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
@@ -114,12 +129,15 @@ impl Pool {
             .await
             .map_err(ConnectError::Http)?;
         let peer = endpoint.addr;
-        let streams_max = Arc::new(AtomicUsize::new(STREAMS_MAX));
-        let told = Arc::clone(&streams_max);
+        let streams_max = Arc::new(AtomicUsize::new(expected));
+        let (told, bound) = (Arc::clone(&streams_max), Arc::clone(&self.bound));
         tokio::spawn(async move {
             let ended = poll_fn(|cx| {
                 let ended = Pin::new(&mut connection).poll(cx);
-                told.store(connection.current_max_send_streams().min(STREAMS_MAX), Ordering::Relaxed);
+                let now = connection.current_max_send_streams().min(STREAMS_MAX);
+                if told.swap(now, Ordering::Relaxed) != now {
+                    bound.store(now, Ordering::Relaxed);
+                }
                 ended
             });
             let ended = ended.await;
