@@ -128,7 +128,10 @@ where
         // Boxed: hyper keeps room for what this returns as long as the connection lasts, idle or not.
         let answer = Box::pin(handle(request));
         async move {
-            answer.await.map(|answer| if leaving.stage() < limits.leaves { answer } else { last(answer) })
+            answer.await.map(|answer| {
+                let stays = leaving.stage() < limits.leaves && !sends_elsewhere(&answer);
+                if stays { answer } else { last(answer) }
+            })
         }
     });
     // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
@@ -148,6 +151,19 @@ where
         () = draining.reaches(Stage::Ending) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// Marks an answer that says: not here. Its caller's next connection may go to another pod, so that this one should end.
+#[derive(Debug, Clone, Copy)]
+struct Elsewhere;
+
+/// Ends the connection of this answer with it, over HTTP/2 with its last stream.
+pub fn send_elsewhere(answer: &mut Response<Body>) {
+    answer.extensions_mut().insert(Elsewhere);
+}
+
+fn sends_elsewhere(answer: &Response<Body>) -> bool {
+    answer.extensions().get::<Elsewhere>().is_some()
 }
 
 /// An answer after which the connection ends (RFC 9112 section 9.6). One that switches protocols ends it anyhow.
@@ -177,6 +193,9 @@ where
         async move {
             let answer = answer.await;
             stream.answered();
+            if answer.as_ref().is_ok_and(sends_elsewhere) {
+                stream.sends_elsewhere();
+            }
             answer.map(|answer| answer.map(|body| of_stream(body, stream, head)))
         }
     });
@@ -210,6 +229,7 @@ where
             return Ok(());
         }
         () = streams.idle(), if limits.resets.is_some() => connection.as_mut().graceful_shutdown(),
+        () = streams.go_elsewhere() => connection.as_mut().graceful_shutdown(),
         () = left(draining, limits.leaves) => connection.as_mut().graceful_shutdown(),
         () = over => connection.as_mut().graceful_shutdown(),
     }
@@ -235,4 +255,52 @@ async fn left(mut draining: Draining, from: Stage) {
 fn of_stream(body: Body, stream: Stream, head: bool) -> Body {
     let body = body.of_stream(stream);
     if head { body.withheld() } else { body }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::client::conn;
+
+    use super::*;
+
+    /// Asks once; the client's connection ends because of the answer, and nothing else.
+    async fn check_sent_elsewhere(version: HttpVersion) {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let handle = async |_: Request<Incoming>| {
+            let mut answer = Response::new(Body::empty());
+            send_elsewhere(&mut answer);
+            Ok(answer)
+        };
+        let (_drain, draining) = crate::drain::channel();
+        let serving =
+            tokio::spawn(serve(server, version, Limits::UNMESHED, None, draining, move |request| {
+                Box::pin(handle(request))
+            }));
+        let request = Request::get("http://web/").body(Body::empty()).expect("a request");
+        match version {
+            HttpVersion::Http1 => {
+                let (mut sender, connection) =
+                    conn::http1::handshake(TokioIo::new(client)).await.expect("a connection");
+                let connection = tokio::spawn(connection);
+                sender.send_request(request).await.expect("an answer");
+                connection.await.expect("no panic").expect("a clean end");
+            }
+            HttpVersion::Http2 => {
+                let (mut sender, connection) =
+                    conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client))
+                        .await
+                        .expect("a connection");
+                let connection = tokio::spawn(connection);
+                sender.send_request(request).await.expect("an answer");
+                connection.await.expect("no panic").expect("a clean end");
+            }
+        }
+        serving.await.expect("the server ends, too");
+    }
+
+    #[tokio::test]
+    async fn an_answer_can_end_its_connection() {
+        check_sent_elsewhere(HttpVersion::Http1).await;
+        check_sent_elsewhere(HttpVersion::Http2).await;
+    }
 }

@@ -1,4 +1,5 @@
-//! The streams of one HTTP/2 connection to us: whether any runs, and how many were reset before their response began.
+//! The streams of one HTTP/2 connection to us: whether any runs, whether one of them sends the caller elsewhere, and how
+//! many were reset before their response began.
 //!
 //! A caller that opens streams only to reset them makes us work for nothing (CVE-2023-44487); one that resets more than
 //! honest cancellation would is cut off.
@@ -23,6 +24,7 @@ const IDLE: Duration = Duration::from_secs(300);
 pub struct Streams {
     state: Mutex<State>,
     spent: Notify,
+    elsewhere: Notify,
 }
 
 struct State {
@@ -41,7 +43,7 @@ impl Streams {
     pub fn new() -> Arc<Self> {
         let now = Instant::now();
         let state = State { used: now, resets: Bucket::new(RESETS, now.into_std()) };
-        Arc::new(Self { state: Mutex::new(state), spent: Notify::new() })
+        Arc::new(Self { state: Mutex::new(state), spent: Notify::new(), elsewhere: Notify::new() })
     }
 
     /// One more.
@@ -53,6 +55,11 @@ impl Streams {
     /// Returns when more streams have been reset than may be.
     pub async fn too_many_resets(&self) {
         self.spent.notified().await;
+    }
+
+    /// Returns when an answer has sent the caller elsewhere.
+    pub async fn go_elsewhere(&self) {
+        self.elsewhere.notified().await;
     }
 
     /// Returns when no stream has run for long.
@@ -77,6 +84,11 @@ impl Stream {
     /// Its response has begun.
     pub fn answered(&mut self) {
         self.answered = true;
+    }
+
+    /// Its answer sends the caller elsewhere, with all later requests of its connection.
+    pub fn sends_elsewhere(&self) {
+        self.streams.elsewhere.notify_one();
     }
 }
 

@@ -106,8 +106,13 @@ impl Context {
         }
         let unsent = outcome.as_ref().err().filter(|failure| failure.is_unsent()).map(Failure::reason);
         let mut answer = access.close(outcome, manner);
-        if let (Ok(response), Some(reason), Speaks::AsTheProxySays) = (&mut answer, unsent, &self.speaks) {
-            mark_unsent(response, reason);
+        if let (Ok(response), Some(reason)) = (&mut answer, unsent) {
+            match self.speaks {
+                Speaks::AsTheProxySays => mark_unsent(response, reason),
+                // Without the mesh, the connection would have ended with its application, and the next one may go to
+                // another pod of the Service.
+                Speaks::AsItsClient(_) => serve::send_elsewhere(response),
+            }
         }
         answer
     }

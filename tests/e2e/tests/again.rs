@@ -19,6 +19,7 @@ e2e::prove!(
         connections_that_a_server_ends_lose_no_request,
         streams_that_a_server_refuses_go_again,
         what_no_server_takes_is_told_with_the_reason,
+        an_unmeshed_caller_of_an_application_that_is_away_is_sent_elsewhere,
     ]
 );
 
@@ -38,6 +39,7 @@ fn up() -> Result<World> {
         meshed_namespace("mesh"),
         namespace("plain", ""),
         client("mesh", "client"),
+        client("plain", "client"),
         http_server("mesh", "web", "app: half"),
         // Ready, and nobody listens.
         pod("mesh", "deaf", "app: half, deaf: all", &["sleep", "infinity"]),
@@ -128,5 +130,12 @@ fn what_no_server_takes_is_told_with_the_reason(world: &World) -> Result<()> {
         ["--http2-prior-knowledge", "-H", "content-type: application/grpc", "-d", "", "http://deaf/a.B/C"];
     let reply = world.curl(CLIENT, &grpc)?;
     assert_eq!((reply.status, reply.header("grpc-status").as_deref()), (200, Some("14")), "{reply:?}");
+    Ok(())
+}
+
+fn an_unmeshed_caller_of_an_application_that_is_away_is_sent_elsewhere(world: &World) -> Result<()> {
+    let url = format!("http://{}:8080/", world.pod_ip("mesh/deaf")?);
+    let reply = world.curl("plain/client", &[&url])?;
+    assert_eq!((reply.status, reply.header("connection").as_deref()), (503, Some("close")), "{reply:?}");
     Ok(())
 }
