@@ -2,7 +2,7 @@
 
 LAB := target/release/lab
 
-.PHONY: help setup build images demo test soak cluster cluster-down fmt lint lab clean
+.PHONY: help setup build images demo test soak cluster cluster-down heddle conformance fmt lint lab clean
 
 help: ## List the tasks
 	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
@@ -34,6 +34,12 @@ cluster: ## Bring up a Kubernetes of one node, or check the one of KUBECONFIG
 
 cluster-down: ## End that Kubernetes and remove all of it
 	@tests/cluster/down.sh
+
+heddle: cluster build ## Install Heddle, as it is here, in that Kubernetes
+	@tests/cluster/heddle.sh
+
+conformance: heddle ## Run the Gateway API's conformance suite for meshes in it; the report goes to docs/conformance
+	@tests/cluster/conformance.sh
 
 fmt: ## Format the sources
 	cargo fmt --all

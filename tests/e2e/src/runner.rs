@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
 
-use crate::World;
-
 /// No rule takes longer, but for the one that soaks.
 const LIMIT: Duration = Duration::from_secs(240);
 /// How long a soak lasts, if `HEDDLE_SOAK_SECONDS` says nothing.
@@ -17,24 +15,24 @@ const SOAK: Duration = Duration::from_secs(60);
 /// A rule that takes longer says from time to time that it is still at it.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A sentence about Heddle, and the function that proves it.
-pub struct Rule {
+/// A sentence about Heddle, and the function that proves it in a world of its kind.
+pub struct Rule<W> {
     /// The sentence, in snake case.
     pub name: &'static str,
     /// Fails, by error or panic, if the sentence is not true.
-    pub check: fn(&World) -> Result<()>,
+    pub check: fn(&W) -> Result<()>,
 }
 
 /// Brings the world up, checks every rule whose name contains one of the program's arguments (all without any),
 /// and takes the world down.
-pub fn prove(up: fn() -> Result<World>, rules: &[Rule]) -> ExitCode {
+pub fn prove<W: Sync>(up: fn() -> Result<W>, rules: &[Rule<W>]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         return list(rules);
     }
     let wanted: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();
-    let chosen: Vec<&Rule> = rules
+    let chosen: Vec<&Rule<W>> = rules
         .iter()
         .filter(|rule| wanted.is_empty() || wanted.iter().any(|want| rule.name.contains(want)))
         .collect();
@@ -45,14 +43,14 @@ pub fn prove(up: fn() -> Result<World>, rules: &[Rule]) -> ExitCode {
     prove_in(up, &chosen)
 }
 
-fn list(rules: &[Rule]) -> ExitCode {
+fn list<W>(rules: &[Rule<W>]) -> ExitCode {
     for rule in rules {
         say(&format!("{}: test", rule.name));
     }
     ExitCode::SUCCESS
 }
 
-fn prove_in(up: fn() -> Result<World>, rules: &[&Rule]) -> ExitCode {
+fn prove_in<W: Sync>(up: fn() -> Result<W>, rules: &[&Rule<W>]) -> ExitCode {
     say(&format!("\nrunning {} tests", rules.len()));
     std::panic::set_hook(Box::new(|panic| *last_panic() = panic.to_string()));
     let began = Instant::now();
@@ -71,7 +69,7 @@ fn prove_in(up: fn() -> Result<World>, rules: &[&Rule]) -> ExitCode {
 }
 
 /// `place` is which of how many it is.
-fn prove_one(world: &World, rule: &Rule, place: &str) -> Result<()> {
+fn prove_one<W: Sync>(world: &W, rule: &Rule<W>, place: &str) -> Result<()> {
     let began = Instant::now();
     let outcome = within_limit(world, rule);
     let word = if outcome.is_ok() { "ok" } else { "FAILED" };
@@ -107,7 +105,7 @@ fn limit() -> Duration {
     LIMIT.max(soak() + LIMIT / 2)
 }
 
-fn within_limit(world: &World, rule: &Rule) -> Result<()> {
+fn within_limit<W: Sync>(world: &W, rule: &Rule<W>) -> Result<()> {
     let (done, outcome) = channel();
     std::thread::scope(|threads| {
         threads.spawn(move || done.send(catch(world, rule)));
@@ -126,12 +124,12 @@ fn within_limit(world: &World, rule: &Rule) -> Result<()> {
 }
 
 /// The thread cannot be ended; the process can, and its world goes with it.
-fn give_up(rule: &Rule) -> ! {
+fn give_up<W>(rule: &Rule<W>) -> ! {
     say(&format!("test {} ... FAILED\n\nnot done within {} s", rule.name, LIMIT.as_secs()));
     std::process::exit(1)
 }
 
-fn catch(world: &World, rule: &Rule) -> Result<()> {
+fn catch<W>(world: &W, rule: &Rule<W>) -> Result<()> {
     let outcome = catch_unwind(AssertUnwindSafe(|| (rule.check)(world)));
     outcome.unwrap_or_else(|_| Err(anyhow!("{}", std::mem::take(&mut *last_panic()))))
 }

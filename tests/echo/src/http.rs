@@ -10,6 +10,7 @@
 //! | `/upgrade` | 101, then every byte back |
 //! | `/counts` | what the server has done so far, as JSON: `requests` (but for these), bytes `sent` of `/bytes/N`, and answers `abandoned` by their clients |
 //! | `/become/503` | 200, and from then on that status to everything but `/become`, `/counts` and `/ready` |
+//! | `/grpc.health.v1.Health/Check` | gRPC's health protocol: SERVING, or NOT_SERVING when it has become something else than 200 |
 //! | anything else | what was received, as JSON |
 
 use std::convert::Infallible;
@@ -173,6 +174,9 @@ async fn answer(server: &Arc<Server>, peer: SocketAddr, request: Request<Incomin
         tokio::time::sleep(server.delay).await;
     }
     let becomes = server.becomes.load(Ordering::Relaxed);
+    if first == "grpc.health.v1.Health" {
+        return health(becomes == 200);
+    }
     if becomes != 200 && first != "ready" {
         return status(server, peer, &request, &becomes.to_string());
     }
@@ -255,6 +259,17 @@ fn trailers(server: &Server) -> Answer {
     let mut answer = Response::new(body.boxed());
     answer.headers_mut().insert(TRAILER, HeaderValue::from_static("x-sum"));
     name_server(answer.headers_mut(), server);
+    answer
+}
+
+/// One message, `HealthCheckResponse { status: 1 }` or `2`, in gRPC's framing, and the status of the call.
+fn health(serving: bool) -> Answer {
+    let message = Bytes::from_static(if serving { &[0, 0, 0, 0, 2, 8, 1] } else { &[0, 0, 0, 0, 2, 8, 2] });
+    let mut fields = HeaderMap::new();
+    fields.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = Frames([Frame::data(message), Frame::trailers(fields)].into_iter());
+    let mut answer = Response::new(body.boxed());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     answer
 }
 

@@ -49,7 +49,7 @@ fn every_crate_comes_from_an_allowed_registry() {
 fn no_package_has_more_dependencies_than_it_had() {
     // Crates of others that each program or library asks for directly. Whoever raises a number
     // says in the commit why the crate is worth its weight.
-    const MOST: [(&str, usize); 9] = [
+    const MOST: [(&str, usize); 10] = [
         ("mesh", 8),
         ("init", 4),
         ("proxy", 29),
@@ -57,6 +57,7 @@ fn no_package_has_more_dependencies_than_it_had() {
         ("lab", 22),
         ("echo", 8),
         ("e2e", 4),
+        ("cluster", 3),
         ("chart", 3),
         ("policy", 4),
     ];
