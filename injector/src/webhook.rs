@@ -115,11 +115,15 @@ impl Webhook {
     }
 
     async fn decide(&self, request: &Admission) -> Decision {
-        if request.object["kind"] != "Pod" {
-            return Decision::Skip("it is not a Pod".to_owned());
-        }
         if !matches!(request.operation.as_str(), "" | "CREATE") {
             return Decision::Skip("only new pods are injected".to_owned());
+        }
+        match request.object["kind"].as_str() {
+            Some("Pod") => {}
+            Some(_) => return Decision::Skip("it is not a Pod".to_owned()),
+            None => {
+                return Decision::Deny("the AdmissionReview holds no object that says its kind".to_owned());
+            }
         }
         let pod = match Pod::deserialize(&request.object) {
             Ok(pod) => pod,

@@ -137,7 +137,10 @@ mod tests {
         let left: Vec<Left> =
             new_pods(&state, place).iter().filter_map(|name| left_out(&state, name)).collect();
         let found: Vec<_> = left.iter().map(|left| (&*left.pod.name, left.reason.as_str())).collect();
-        assert_eq!(found, [("new", "the pod uses its node's network, which must not be redirected")]);
+        assert_eq!(
+            found,
+            [("new", "the pod uses its node's network (hostNetwork), which must not be redirected")]
+        );
     }
 
     #[test]

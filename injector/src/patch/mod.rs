@@ -105,7 +105,7 @@ fn wish<'p>(pod: &'p Pod, labels: Option<&'p Namespace>) -> Option<&'p str> {
 
 fn on_the_nodes_network(pod: &Pod) -> Option<String> {
     let shared = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-    shared.then(|| "the pod uses its node's network, which must not be redirected".to_owned())
+    shared.then(|| "the pod uses its node's network (hostNetwork), which must not be redirected".to_owned())
 }
 
 fn misspelt(value: &str) -> String {

@@ -70,7 +70,7 @@ fn probed() -> String {
     let containers = [
         container(
             &["http", "--port", "8080"],
-            &both("httpGet: {path: /probed, port: 8080, httpHeaders: [{name: x-probe, value: yes}]}"),
+            &both("httpGet: {path: /probed, port: 8080, httpHeaders: [{name: x-probe, value: '1'}]}"),
         ),
         named("tcp", container(&["tcp", "--port", "9000"], &both("tcpSocket: {port: 9000}"))),
         named("exec", container(&["tcp", "--port", "9001"], &both("exec: {command: [echo, --version]}"))),
