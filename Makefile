@@ -2,7 +2,7 @@
 
 LAB := target/release/lab
 
-.PHONY: help setup build images demo test soak cluster cluster-down heddle conformance fmt lint lab clean
+.PHONY: help setup build images demo test soak cluster cluster-down heddle conformance figures fmt lint lab clean
 
 help: ## List the tasks
 	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
@@ -40,6 +40,9 @@ heddle: cluster build ## Install Heddle, as it is here, in that Kubernetes
 
 conformance: heddle ## Run the Gateway API's conformance suite for meshes in it; the report goes to docs/conformance
 	@tests/cluster/conformance.sh
+
+figures: heddle ## Measure there how soon pods are ready and routes take effect, and what the control plane costs
+	cargo run --locked --release -p cluster --bin figures
 
 fmt: ## Format the sources
 	cargo fmt --all

@@ -36,10 +36,13 @@ start_kube-apiserver() {
 }
 ready_kube-apiserver() { kubectl get --raw /readyz; }
 
+# When an API server comes back after minutes, no node has been heard of meanwhile; the only one here must not be taken for
+# dead at that moment, with all pods on it.
 start_kube-controller-manager() {
     launch kube-controller-manager "$STATE/bin/kube-controller-manager" \
         --kubeconfig "$PKI/kube-controller-manager.conf" --leader-elect=false --bind-address 127.0.0.1 \
         --use-service-account-credentials --service-account-private-key-file "$PKI/service-accounts.key" \
+        --node-monitor-grace-period 10m \
         --root-ca-file "$PKI/ca.crt" --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
         --allocate-node-cidrs --cluster-cidr "$PODS4,$PODS6" --node-cidr-mask-size-ipv4 24 --node-cidr-mask-size-ipv6 64 \
         --service-cluster-ip-range "$SERVICES4,$SERVICES6" --flex-volume-plugin-dir /var/lib/kubelet/volume-plugins
