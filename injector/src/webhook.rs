@@ -12,7 +12,9 @@ use kube::{Api, Client};
 use mesh::contract::INJECT_LABEL;
 use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::answer::{Body, Refusal, json_of};
@@ -36,8 +38,10 @@ const UNREAD_EACH: usize = 8;
 const UNREAD_ALL: usize = 256;
 /// The API server waits 5 s for the whole answer: 2 s of it for a place, 2 s for the body.
 const BODY: Duration = Duration::from_secs(2);
-/// A look at a new namespace has half of the rest.
+/// A look at a new namespace has half of the rest, with the wait for its turn.
 const LOOK_UP: Duration = Duration::from_millis(500);
+/// Looks at namespaces at once: whoever sends garbage must not make us a burden to the API server.
+const LOOKS: usize = 16;
 
 /// What port 15017 works with.
 pub struct Webhook {
@@ -47,30 +51,48 @@ pub struct Webhook {
     /// Asked about namespaces that are too new to be known.
     client: Option<Client>,
     unread: Places<IpAddr>,
+    looks: Semaphore,
 }
 
 #[derive(Deserialize)]
-struct Review {
+struct Review<'b> {
     #[serde(default, rename = "apiVersion")]
     api_version: String,
-    request: Admission,
+    #[serde(borrow)]
+    request: Admission<'b>,
 }
 
 #[derive(Deserialize)]
-struct Admission {
+struct Admission<'b> {
     uid: String,
     #[serde(default)]
     namespace: String,
     #[serde(default)]
     operation: String,
-    #[serde(default)]
-    object: Value,
+    /// As it came: read whole, an object can take a hundred times its room.
+    #[serde(borrow)]
+    object: Option<&'b RawValue>,
+}
+
+/// What of an object has to be known before the rest is read.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Head {
+    kind: String,
+    metadata: HeadMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct HeadMeta {
+    namespace: Option<String>,
 }
 
 impl Webhook {
     /// The service.
     pub fn new(index: Arc<Index>, metrics: Arc<Metrics>, config: Config, client: Option<Client>) -> Self {
-        Self { index, metrics, config, client, unread: Places::new(UNREAD_EACH, UNREAD_ALL) }
+        let unread = Places::new(UNREAD_EACH, UNREAD_ALL);
+        Self { index, metrics, config, client, unread, looks: Semaphore::new(LOOKS) }
     }
 
     async fn inject(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
@@ -80,16 +102,7 @@ impl Webhook {
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "/inject takes POST only"));
         }
-        let body = self.read(request).await?;
-        let review: Review = serde_json::from_str(&body)
-            .map_err(|error| Refusal::bad(format!("the body is not an AdmissionReview: {error}")))?;
-        if !matches!(review.api_version.as_str(), "" | API_VERSION) {
-            return Err(Refusal::bad(format!("{} is not {API_VERSION}", review.api_version)));
-        }
-        Ok(json_of(StatusCode::OK, &self.review(&review.request).await))
-    }
-
-    async fn read(&self, request: Request<Incoming>) -> Result<String, Refusal> {
+        // Held until the answer is made: a body is in memory for as long.
         let peer = request.extensions().get().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), Peer::ip);
         let place = self.unread.take(peer).await;
         let _place = place.ok_or_else(|| {
@@ -98,12 +111,25 @@ impl Webhook {
                 "too many bodies are on their way: ask again in a second",
             )
         })?;
-        text(request.into_body(), LONGEST_REVIEW, BODY).await
+        let body = text(request.into_body(), LONGEST_REVIEW, BODY).await?;
+        let review: Review = serde_json::from_str(&body)
+            .map_err(|error| Refusal::bad(format!("the body is not an AdmissionReview: {error}")))?;
+        if !matches!(review.api_version.as_str(), "" | API_VERSION) {
+            return Err(Refusal::bad(format!("{} is not {API_VERSION}", review.api_version)));
+        }
+        Ok(json_of(StatusCode::OK, &self.review(&review.request).await?))
     }
 
     /// The AdmissionReview that answers `request`.
-    async fn review(&self, request: &Admission) -> Value {
-        let (outcome, mut response) = match self.decide(request).await {
+    async fn review(&self, request: &Admission<'_>) -> Result<Value, Refusal> {
+        let decision = match namespace_of(request) {
+            Ok(name) => {
+                let namespace = self.namespace(&name).await?;
+                self.decide(request, &name, namespace.as_ref())
+            }
+            Err(decision) => decision,
+        };
+        let (outcome, mut response) = match decision {
             Decision::Patch { operations, warnings } => ("patched", patched(&operations, &warnings)),
             Decision::Skip(reason) => ("skipped", warned(&[format!("not injected: {reason}")])),
             Decision::Leave => ("skipped", json!({"allowed": true})),
@@ -111,50 +137,64 @@ impl Webhook {
         };
         self.metrics.injected(outcome);
         response["uid"] = json!(request.uid);
-        json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
+        Ok(json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}))
     }
 
-    async fn decide(&self, request: &Admission) -> Decision {
-        if !matches!(request.operation.as_str(), "" | "CREATE") {
-            return Decision::Skip("only new pods are injected".to_owned());
-        }
-        match request.object["kind"].as_str() {
-            Some("Pod") => {}
-            Some(_) => return Decision::Skip("it is not a Pod".to_owned()),
-            None => {
-                return Decision::Deny("the AdmissionReview holds no object that says its kind".to_owned());
-            }
-        }
-        let pod = match Pod::deserialize(&request.object) {
+    /// Never waits: of the objects that are read whole, there is one at a time.
+    fn decide(&self, request: &Admission<'_>, name: &str, namespace: Option<&Namespace>) -> Decision {
+        let object = request.object.map_or("null", RawValue::get);
+        let pod: Pod = match serde_json::from_str(object) {
             Ok(pod) => pod,
             Err(error) => return Decision::Deny(format!("the Pod cannot be read: {error}")),
         };
-        let own = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let name = if request.namespace.is_empty() { own } else { &request.namespace };
         let Some(nonce) = nonce() else {
             return Decision::Deny("the control plane gets no random numbers from its kernel".to_owned());
         };
-        let namespace = self.namespace(name).await;
         let cluster_cidrs = self.index.read().cluster().iter().map(ToString::to_string).collect();
         let config = Config { cluster_cidrs, ..self.config.clone() };
-        decide(&pod, name, namespace.as_ref(), &config, nonce)
+        decide(&pod, name, namespace, &config, nonce)
     }
 
     /// The namespace. One that does not ask for the mesh, as far as we know, may have been labelled a moment ago: the API
-    /// server asks us, so it knows more.
-    async fn namespace(&self, name: &str) -> Option<Namespace> {
+    /// server asks us, so it knows more. Where it cannot be asked, the pod is not let through without its proxy.
+    async fn namespace(&self, name: &str) -> Result<Option<Namespace>, Refusal> {
         let known = self.index.read().namespace(name).cloned();
         let asks = |namespace: &Namespace| {
             namespace.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(INJECT_LABEL))
         };
         let Some(client) = self.client.clone().filter(|_| !known.as_ref().is_some_and(asks)) else {
-            return known;
+            return Ok(known);
         };
-        match timeout(LOOK_UP, Api::<Namespace>::all(client).get_opt(name)).await {
-            Ok(Ok(Some(fresh))) => Some(fresh),
-            Ok(_) | Err(_) => known,
+        let look = async {
+            let _turn = self.looks.acquire().await;
+            Api::<Namespace>::all(client).get_opt(name).await
+        };
+        match timeout(LOOK_UP, look).await {
+            Ok(Ok(fresh)) => Ok(fresh.or(known)),
+            Ok(Err(_)) | Err(_) => Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the namespace {name} cannot be looked up at the moment: ask again"),
+            )),
         }
     }
+}
+
+/// The namespace of the pod that is asked about, or what is decided without it.
+fn namespace_of(request: &Admission<'_>) -> Result<String, Decision> {
+    if !matches!(request.operation.as_str(), "" | "CREATE") {
+        return Err(Decision::Skip("only new pods are injected".to_owned()));
+    }
+    let unread =
+        |why: &str| Decision::Deny(format!("the AdmissionReview holds no object that can be read: {why}"));
+    let object = request.object.ok_or_else(|| unread("it is missing"))?;
+    let head: Head = serde_json::from_str(object.get()).map_err(|error| unread(&error.to_string()))?;
+    match head.kind.as_str() {
+        "Pod" => {}
+        "" => return Err(unread("it has no kind")),
+        _ => return Err(Decision::Skip("it is not a Pod".to_owned())),
+    }
+    let own = head.metadata.namespace.unwrap_or_else(|| "default".to_owned());
+    Ok(if request.namespace.is_empty() { own } else { request.namespace.clone() })
 }
 
 impl Answer for Webhook {

@@ -19,16 +19,29 @@ pub struct Event {
     pub after: Option<Arc<Entry>>,
 }
 
+impl Event {
+    /// About what it keeps in memory that nobody else does: the object before the change, which is held as text, as the
+    /// source gave it and as it is served.
+    fn bytes(&self) -> usize {
+        self.before.as_ref().map_or(0, |before| 4 * before.body.len())
+    }
+}
+
 /// A watcher's place is no longer (or never was) in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the resourceVersion is too old: list again")]
 pub struct Expired;
+
+/// What the objects of the log may hold that are not there any more, in all. Somebody who changes a large object again and
+/// again makes others list anew, and no more.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
 
 /// The last changes.
 #[derive(Debug)]
 pub struct Log {
     events: VecDeque<Event>,
     capacity: usize,
+    bytes: usize,
     /// The version before the oldest event that is kept.
     floor: u64,
 }
@@ -36,17 +49,19 @@ pub struct Log {
 impl Log {
     /// An empty log that keeps `capacity` changes, beginning after version `floor`.
     pub fn new(capacity: usize, floor: u64) -> Self {
-        Self { events: VecDeque::new(), capacity, floor }
+        Self { events: VecDeque::new(), capacity, bytes: 0, floor }
     }
 
     /// Adds a change; versions only grow.
     pub fn push(&mut self, event: Event) {
-        if self.events.len() == self.capacity
+        self.bytes += event.bytes();
+        self.events.push_back(event);
+        while (self.events.len() > self.capacity || self.bytes > MOST_BYTES)
             && let Some(oldest) = self.events.pop_front()
         {
+            self.bytes -= oldest.bytes();
             self.floor = oldest.version;
         }
-        self.events.push_back(event);
     }
 
     /// The changes after `version`.
