@@ -26,6 +26,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// It terminates.
     pub terminating: bool,
+    /// Its slice says that it is a pod; whose, only the pod itself says.
+    pub is_pod: bool,
     /// The zones whose clients should use it.
     pub for_zones: Vec<String>,
     /// The nodes whose clients should use it.
@@ -103,6 +105,7 @@ fn read(endpoint: &SliceEndpoint, addr: SocketAddr) -> Endpoint {
         ready,
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        is_pod: endpoint.target_ref.as_ref().is_some_and(|target| target.kind.as_deref() == Some("Pod")),
         for_zones: zones.map(|zone| zone.name.clone()).collect(),
         for_nodes: nodes.map(|node| node.name.clone()).collect(),
     }

@@ -5,7 +5,7 @@ use crate::contract::{ANNOTATION_PREFIX, PROXY_CONTAINER};
 use crate::identity::{Identity, TrustDomain};
 use crate::names::ObjectName;
 use crate::settings::{PortSet, Settings};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -76,24 +76,47 @@ pub fn reduce(pod: &Pod, namespace: Option<&Namespace>, node: Option<&Node>) -> 
 }
 
 fn annotations(pod: &Pod, namespace: Option<&Namespace>) -> BTreeMap<String, String> {
-    let settings = Settings::lenient(&pod.metadata, namespace.map(|namespace| &namespace.metadata));
-    let texts = [
-        ("meshed", if is_meshed(pod) { "true".to_owned() } else { String::new() }),
-        ("skip-inbound-ports", settings.skip_inbound_ports.to_string()),
-        ("opaque-ports", settings.opaque_ports.to_string()),
-        ("plaintext-inbound-ports", settings.plaintext_inbound_ports.to_string()),
-    ];
+    let texts = match proxy(pod) {
+        Some(proxy) => told(proxy),
+        None => {
+            // No proxy, so there is nothing but what its callers look for.
+            let settings = Settings::lenient(&pod.metadata, namespace.map(|namespace| &namespace.metadata));
+            vec![("opaque-ports", settings.opaque_ports.to_string())]
+        }
+    };
     let set = texts.into_iter().filter(|(_, text)| !text.is_empty());
     set.map(|(name, text)| (format!("{ANNOTATION_PREFIX}{name}"), text)).collect()
 }
 
-/// A pod on its node's network is never meshed: its addresses are not its own.
-fn is_meshed(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
+/// What a proxy was told of its ports when its pod was made. The annotations may have changed since, and the pod has not:
+/// whoever goes by them would dial plain what is not, or the other way round.
+fn told(proxy: &Container) -> Vec<(&'static str, String)> {
+    let variable = |name: &str| {
+        let mut env = proxy.env.iter().flatten();
+        let ports = env.find(|variable| variable.name == name).and_then(|variable| variable.value.as_deref());
+        ports.and_then(|text| PortSet::parse(text).ok()).unwrap_or_default().to_string()
+    };
+    let ports = PORTS.iter().map(|(annotation, name)| (*annotation, variable(name)));
+    std::iter::once(("meshed", "true".to_owned())).chain(ports).collect()
+}
+
+/// The annotations that name ports of the pod itself, and the proxy's variables that tell it of them.
+const PORTS: [(&str, &str); 3] = [
+    ("skip-inbound-ports", "HEDDLE_SKIP_INBOUND_PORTS"),
+    ("opaque-ports", "HEDDLE_OPAQUE_PORTS"),
+    ("plaintext-inbound-ports", "HEDDLE_PLAINTEXT_INBOUND_PORTS"),
+];
+
+/// Whether a variable of the proxy's container tells of ports, which [`reduce`] reads.
+pub fn tells_ports(variable: &str) -> bool {
+    PORTS.iter().any(|(_, name)| *name == variable)
+}
+
+/// The pod's proxy, if it is meshed. A pod on its node's network never is: its addresses are not its own.
+fn proxy(pod: &Pod) -> Option<&Container> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.host_network != Some(true))?;
     let mut containers = spec.init_containers.iter().flatten();
-    let proxy =
-        containers.any(|c| c.name == PROXY_CONTAINER && c.restart_policy.as_deref() == Some("Always"));
-    proxy && spec.host_network != Some(true)
+    containers.find(|c| c.name == PROXY_CONTAINER && c.restart_policy.as_deref() == Some("Always"))
 }
 
 fn zone(pod: &Pod, node: Option<&Node>) -> Option<String> {

@@ -14,16 +14,18 @@ impl State {
         if let Some(own) = self.oldest(&Link::ClusterAddress(ip)) {
             return Some(own);
         }
-        if self.is_given_out(ip) || self.linked(&Link::PodAddress(ip)).next().is_some() {
+        // What listens at a node's own address answers more than Services: kubelets, agents, the API server.
+        let owned = [Link::PodAddress(ip), Link::NodeAddress(ip)];
+        if self.is_given_out(ip) || owned.iter().any(|link| self.linked(link).next().is_some()) {
             return None;
         }
         self.oldest(&Link::ExternalAddress(ip))
     }
 
     /// Everything that decides on whose `ip` is.
-    pub fn links_at(ip: IpAddr) -> [Link; 3] {
+    pub fn links_at(ip: IpAddr) -> [Link; 4] {
         let ip = ip.to_canonical();
-        [Link::ClusterAddress(ip), Link::PodAddress(ip), Link::ExternalAddress(ip)]
+        [Link::ClusterAddress(ip), Link::PodAddress(ip), Link::NodeAddress(ip), Link::ExternalAddress(ip)]
     }
 
     fn oldest(&self, link: &Link) -> Option<&Arc<Entry>> {
@@ -76,6 +78,15 @@ mod tests {
         let index = index(100, &external("thief", "192.0.2.7", 2000));
         check(&index, "192.0.2.7", Some("thief"));
         put(&index, &pod("web-0", "192.0.2.7"));
+        check(&index, "192.0.2.7", None);
+    }
+
+    #[test]
+    fn a_nodes_address_is_no_services() {
+        let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n\
+                    status: {addresses: [{type: Hostname, address: n}, {type: InternalIP, address: 192.0.2.7}]}\n---\n";
+        let index = index(100, &external("thief", "192.0.2.7", 2000));
+        put(&index, node);
         check(&index, "192.0.2.7", None);
     }
 

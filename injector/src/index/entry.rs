@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use mesh::names::{ObjectName, ServiceName};
 use mesh::pod::PodFacts;
@@ -41,6 +41,8 @@ pub enum Link {
     ExternalAddress(IpAddr),
     /// A pod by any of its addresses; pods that finished or use the node's network are not found.
     PodAddress(IpAddr),
+    /// A Node by any of its addresses.
+    NodeAddress(IpAddr),
     /// A pod by its node.
     OnNode(String),
     /// An EndpointSlice by its Service.
@@ -99,7 +101,8 @@ impl Entry {
                 let parents = route.parent_services().map(Link::Parent);
                 parents.chain(route.backends().map(Link::Backend)).collect()
             }
-            Typed::Namespace(_) | Typed::Node(_) | Typed::ServiceCidr(_) | Typed::Plain => Vec::new(),
+            Typed::Node(node) => parsed(node_addresses(node)).map(Link::NodeAddress).collect(),
+            Typed::Namespace(_) | Typed::ServiceCidr(_) | Typed::Plain => Vec::new(),
         }
     }
 }
@@ -124,6 +127,12 @@ fn pod_links(pod: &PodFacts) -> Vec<Link> {
     let reachable = !pod.host_network && !pod.finished;
     let addresses = pod.ips.iter().filter(|_| reachable).map(|ip| Link::PodAddress(ip.to_canonical()));
     addresses.chain(node).collect()
+}
+
+/// What of a Node's addresses are no names.
+fn node_addresses(node: &Node) -> Vec<&String> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    all.map(|address| &address.address).collect()
 }
 
 /// The addresses that the cluster gave to `service`; "None" (headless) is none.

@@ -47,6 +47,7 @@ mod tests {
             ready: true,
             serving: true,
             terminating: false,
+            is_pod: false,
             for_zones: names(zones),
             for_nodes: names(nodes),
         }

@@ -6,12 +6,13 @@ metadata:
   namespace: shop
   uid: u-1
   resourceVersion: '7'
-  annotations: {heddle.dev/meshed: 'true', heddle.dev/opaque-ports: '6379', example.com/secret: x}
+  annotations: {heddle.dev/meshed: 'true', example.com/secret: x}
   labels: {app: web, topology.kubernetes.io/zone: lie}
 spec:
   serviceAccountName: web
   nodeName: n1
-  initContainers: [{name: heddle-proxy, restartPolicy: Always}]
+  initContainers:
+  - {name: heddle-proxy, restartPolicy: Always, env: [{name: HEDDLE_OPAQUE_PORTS, value: '6379'}]}
   containers: [{name: app, env: [{name: PASSWORD, value: secret}]}]
 status:
   phase: Running
@@ -60,15 +61,24 @@ fn only_the_container_says_that_a_pod_is_meshed() {
     assert!(!facts(&on_the_node).meshed && facts(&on_the_node).host_network);
 }
 
-#[test]
-fn the_namespaces_settings_are_inherited() {
+/// The ports that are opaque, and those that are not captured, of a pod whose annotations have changed since it was made.
+#[track_caller]
+fn check_ports(pod: &Pod, opaque: &str, skipped: &str) {
     let yaml = "metadata: {name: shop, annotations: {heddle.dev/opaque-ports: '1', heddle.dev/skip-inbound-ports: '22'}}";
     let namespace: Namespace = serde_norway::from_str(yaml).unwrap();
-    let facts = PodFacts::from_reduced(&reduce(&pod(|_| {}), Some(&namespace), None)).unwrap();
-    assert_eq!(
-        (facts.opaque_ports.to_string(), facts.skip_inbound_ports.to_string()),
-        ("6379".into(), "22".into())
-    );
+    let facts = PodFacts::from_reduced(&reduce(pod, Some(&namespace), None)).unwrap();
+    let ports = (facts.opaque_ports.to_string(), facts.skip_inbound_ports.to_string());
+    assert_eq!(ports, (opaque.into(), skipped.into()));
+}
+
+#[test]
+fn a_meshed_pods_ports_are_those_that_its_proxy_was_told() {
+    check_ports(&pod(|_| {}), "6379", "");
+}
+
+#[test]
+fn of_a_pod_without_a_proxy_the_annotations_tell_what_is_opaque() {
+    check_ports(&pod(|pod| pod.spec.as_mut().unwrap().init_containers = None), "1", "");
 }
 
 #[test]

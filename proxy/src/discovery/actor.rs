@@ -286,16 +286,18 @@ impl Actor {
     /// The endpoints that are for clients where this pod is.
     fn near(&self, endpoints: Vec<endpoints::Endpoint>) -> Vec<endpoints::Endpoint> {
         let here = self.here();
-        let this = here.and_then(|key| self.store.pods(&key).find(|pod| !pod.finished));
+        let this = here.and_then(|key| self.pod_at(&key));
         let (node, zone) = this.map_or((None, None), |pod| (pod.node.as_deref(), pod.zone.as_deref()));
         endpoints::near(endpoints, node, zone)
     }
 
     fn unknown_pods(&self, key: &BackendKey) -> Vec<WatchKey> {
         let facts = self.facts_of(&key.service);
-        let known = |ip: &IpAddr| facts.contains_key(ip) || !self.config.in_cluster(*ip);
-        let ips = self.endpoints_of(key).into_iter().map(|endpoint| endpoint.addr.ip());
-        ips.filter(|ip| !known(ip)).map(WatchKey::PodAt).collect()
+        // Not every pod's address lies in the ranges that this proxy knows: nodes are added later.
+        let is_pods =
+            |endpoint: &endpoints::Endpoint| endpoint.is_pod || self.config.in_cluster(endpoint.addr.ip());
+        let pods = self.endpoints_of(key).into_iter().filter(is_pods).map(|endpoint| endpoint.addr.ip());
+        pods.filter(|ip| !facts.contains_key(ip)).map(WatchKey::PodAt).collect()
     }
 
     fn endpoints_of(&self, key: &BackendKey) -> Vec<endpoints::Endpoint> {
@@ -305,8 +307,19 @@ impl Actor {
 
     fn facts_of(&self, service: &ServiceName) -> HashMap<IpAddr, &PodFacts> {
         let key = WatchKey::PodsOf(service.clone());
-        let pods = self.store.pods(&key).filter(|pod| !pod.finished);
-        pods.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod))).collect()
+        let mut facts: HashMap<IpAddr, &PodFacts> = HashMap::new();
+        for pod in self.store.pods(&key).filter(|pod| !pod.finished) {
+            for ip in &pod.ips {
+                let of = facts.entry(*ip).or_insert(pod);
+                *of = likelier(of, pod);
+            }
+        }
+        facts
+    }
+
+    /// The pod at an address.
+    fn pod_at(&self, key: &WatchKey) -> Option<&PodFacts> {
+        self.store.pods(key).filter(|pod| !pod.finished).reduce(likelier)
     }
 
     fn declared(&self, key: &BackendKey) -> Option<AppProtocol> {
@@ -335,7 +348,7 @@ impl Actor {
         before: Option<&Arc<Backend>>,
     ) -> Arc<Endpoint> {
         let at = WatchKey::PodAt(addr.ip());
-        let pod = facts.get(&addr.ip()).copied().or_else(|| self.store.pods(&at).find(|pod| !pod.finished));
+        let pod = facts.get(&addr.ip()).copied().or_else(|| self.pod_at(&at));
         let stays = || before?.meshed_endpoint(addr);
         match pod {
             Some(_) => self.registry.endpoint(addr, pod),
@@ -388,7 +401,7 @@ impl Actor {
         if !self.store.is_synced(&entry.key) {
             return;
         }
-        let facts = self.store.pods(&entry.key).find(|pod| !pod.finished).cloned();
+        let facts = self.pod_at(&entry.key).cloned();
         let live = Arc::clone(&entry.live);
         let gone = facts.is_none();
         live.publish(facts);
@@ -466,4 +479,11 @@ impl Actor {
 /// Holders beside the table of known addresses, which holds a Service once for each.
 fn holders(live: &Arc<LiveService>, addresses: usize) -> usize {
     Arc::strong_count(live).saturating_sub(addresses) + 1
+}
+
+/// Of two pods at one address, which is somebody else's again a moment after its pod has ended, the one that is more likely
+/// there. A meshed one is never passed over for one that is not: nobody is dialled in plaintext by mistake.
+fn likelier<'p>(one: &'p PodFacts, other: &'p PodFacts) -> &'p PodFacts {
+    let rank = |pod: &PodFacts| (pod.meshed, !pod.terminating);
+    if rank(other) > rank(one) { other } else { one }
 }

@@ -82,13 +82,18 @@ fn prune(value: &mut Value) {
         *value = pod(value);
     } else if value["status"]["nodeInfo"].is_object() {
         *value = node(value);
+    } else if let Some(annotations) =
+        value.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"))
+    {
+        // Anybody may write much into them.
+        *annotations = ours(annotations);
     }
 }
 
 /// What is left of a Pod: the fields that `mesh::pod::reduce` reads, and those that say whether it should be meshed.
 fn pod(pod: &Value) -> Value {
     let init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
-    let init: Vec<Value> = init.map(|container| kept(container, &["name", "restartPolicy"])).collect();
+    let init: Vec<Value> = init.map(container).collect();
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     let ready = conditions.filter(|condition| condition["type"] == "Ready");
     let ready: Vec<Value> = ready.map(|condition| kept(condition, &["type", "status"])).collect();
@@ -103,11 +108,24 @@ fn pod(pod: &Value) -> Value {
     json!({"metadata": metadata, "spec": spec, "status": status})
 }
 
+/// What is left of an init container: what tells whether it is the proxy, and what that was told of its ports.
+fn container(container: &Value) -> Value {
+    let mut left = kept(container, &["name", "restartPolicy"]);
+    let env = container["env"].as_array().into_iter().flatten();
+    let ports = env.filter(|variable| variable["name"].as_str().is_some_and(mesh::pod::tells_ports));
+    let ports: Vec<Value> = ports.cloned().collect();
+    if !ports.is_empty() {
+        left["env"] = json!(ports);
+    }
+    left
+}
+
 /// What is left of a Node, of which a kubelet writes a new version every few minutes.
 fn node(node: &Value) -> Value {
     let mut metadata = kept(&node["metadata"], &["name", "uid"]);
     metadata["labels"] = kept(&node["metadata"]["labels"], &["topology.kubernetes.io/zone"]);
-    json!({"metadata": metadata, "spec": kept(&node["spec"], &["podCIDRs"])})
+    let status = kept(&node["status"], &["addresses"]);
+    json!({"metadata": metadata, "spec": kept(&node["spec"], &["podCIDRs"]), "status": status})
 }
 
 fn kept(value: &Value, fields: &[&str]) -> Value {
@@ -165,7 +183,10 @@ mod tests {
             },
             "spec": {
                 "containers": [{"name": "app", "image": "big"}], "nodeName": "n", "serviceAccountName": "web",
-                "initContainers": [{"name": "heddle-proxy", "restartPolicy": "Always", "image": "i"}],
+                "initContainers": [{
+                    "name": "heddle-proxy", "restartPolicy": "Always", "image": "i",
+                    "env": [{"name": "POD_NAME"}, {"name": "HEDDLE_SKIP_INBOUND_PORTS", "value": "9100"}],
+                }],
             },
             "status": {
                 "phase": "Running", "podIPs": [{"ip": "10.1.0.3"}], "containerStatuses": [{}],
@@ -180,7 +201,10 @@ mod tests {
             },
             "spec": {
                 "containers": [], "nodeName": "n", "serviceAccountName": "web",
-                "initContainers": [{"name": "heddle-proxy", "restartPolicy": "Always"}],
+                "initContainers": [{
+                    "name": "heddle-proxy", "restartPolicy": "Always",
+                    "env": [{"name": "HEDDLE_SKIP_INBOUND_PORTS", "value": "9100"}],
+                }],
             },
             "status": {
                 "phase": "Running", "podIPs": [{"ip": "10.1.0.3"}],
@@ -192,6 +216,7 @@ mod tests {
             item.object(Kind::Pod, &ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())).unwrap();
         let Typed::Pod(pod) = &object.typed else { panic!() };
         let facts = mesh::pod::PodFacts::from_reduced(&mesh::pod::reduce(pod, None, None)).unwrap();
+        assert!(facts.skip_inbound_ports.contains(9100));
         assert!(facts.meshed && facts.ready && object.version == "7" && object.value.is_null());
     }
 
