@@ -195,11 +195,13 @@ fn log_to_stderr(filter: &str) {
         .init();
 }
 
-/// The key must not end in a core dump, and there must be files enough for every connection.
+/// The key must not end in a core dump, nor be read by another process of this user; and there must be files enough for
+/// every connection.
 fn harden() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    // Neither can fail but on kernels that lack the limit, where there is nothing to set.
+    // None can fail but on kernels that lack the limit, where there is nothing to set.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }

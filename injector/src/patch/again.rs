@@ -1,17 +1,19 @@
-//! A pod that was injected, and changed by another webhook after that: our containers go to the front again, and the probes
-//! of containers that came later are led through the proxy, too.
+//! A pod that was injected, and changed by another webhook after that, or that is a copy of such a pod: our containers go
+//! to the front again, the probes of containers that came later are led through the proxy, too, and a container that is ours
+//! by its name alone is made ours.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use mesh::contract::{INIT_CONTAINER, PROXY_CONTAINER};
+use mesh::settings::Settings;
 use serde_json::{Map, Value, json};
 
 use super::containers::PROBES;
 use super::probes::{Nonce, rewrite};
-use super::{Decision, init_containers};
+use super::{Config, Decision, containers, init_containers};
 
 /// What is still to be done with `pod`: mostly nothing.
-pub fn decide(pod: &Pod, nonce: Nonce) -> Decision {
-    match operations(pod, nonce) {
+pub fn decide(pod: &Pod, settings: &Settings, config: &Config, nonce: Nonce) -> Decision {
+    match operations(pod, settings, config, nonce) {
         Ok(operations) if operations.is_empty() => Decision::Leave,
         Ok(operations) => Decision::Patch { operations, warnings: Vec::new() },
         Err(reason) => Decision::Deny(reason),
@@ -19,14 +21,73 @@ pub fn decide(pod: &Pod, nonce: Nonce) -> Decision {
 }
 
 /// The moves come last: all before them counts by the present places.
-fn operations(pod: &Pod, nonce: Nonce) -> Result<Vec<Value>, String> {
+fn operations(pod: &Pod, settings: &Settings, config: &Config, nonce: Nonce) -> Result<Vec<Value>, String> {
     let (mut operations, new) = rewrite(pod, nonce)?;
-    if !new.is_empty() {
-        operations.push(told(pod, new)?);
+    for (at, container) in init_containers(pod).enumerate() {
+        let wanted = match container.name.as_str() {
+            INIT_CONTAINER => containers::init(settings, config),
+            PROXY_CONTAINER => {
+                let mut probes = known_probes(container)?;
+                probes.extend(new.clone());
+                containers::proxy(settings, config, &probes)
+            }
+            _ => continue,
+        };
+        if !is_as(container, &wanted) {
+            let path = format!("/spec/initContainers/{at}");
+            operations.push(json!({"op": "replace", "path": path, "value": wanted}));
+        } else if container.name == PROXY_CONTAINER && !new.is_empty() {
+            operations.push(told(pod, new.clone())?);
+        }
     }
     let names: Vec<&str> = init_containers(pod).map(|container| container.name.as_str()).collect();
     operations.extend(moves(names));
     Ok(operations)
+}
+
+/// The probes that the proxy was told of.
+fn known_probes(proxy: &Container) -> Result<Map<String, Value>, String> {
+    let Some((_, known)) = probes(proxy) else { return Ok(Map::new()) };
+    serde_json::from_str(known).map_err(|error| format!("the proxy's {PROBES} cannot be read: {error}"))
+}
+
+/// Whether a container is what we would make now. Others may have added to it, but nothing that tells the proxy what to do;
+/// the probes are told apart.
+fn is_as(container: &Container, wanted: &Value) -> bool {
+    let Ok(present) = serde_json::to_value(container) else { return false };
+    let variables = |container: &Value| -> Vec<Value> {
+        let all = container["env"].as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|variable| variable["name"] != PROBES).collect()
+    };
+    let (told, ours) = (variables(&present), variables(wanted));
+    let is_ours = |variable: &Value| {
+        let name = variable["name"].as_str().unwrap_or_default();
+        name.starts_with("HEDDLE_") || ours.iter().any(|own| own["name"] == name)
+    };
+    let mut told: Vec<Value> = told.into_iter().filter(is_ours).collect();
+    told.sort_by_key(|variable| variable["name"].to_string());
+    let mut ours = ours.clone();
+    ours.sort_by_key(|variable| variable["name"].to_string());
+    let same_variables = told.len() == ours.len() && told.iter().zip(&ours).all(|(t, o)| holds(t, o));
+    let mut rest = wanted.clone();
+    rest.as_object_mut().map(|fields| fields.remove("env"));
+    container.env_from.iter().flatten().next().is_none() && same_variables && holds(&present, &rest)
+}
+
+/// Whether `present` has all that `wanted` has. Of lists of named things, each must be there once; other lists are the same.
+fn holds(present: &Value, wanted: &Value) -> bool {
+    match wanted {
+        Value::Object(fields) => fields.iter().all(|(name, field)| holds(&present[name], field)),
+        Value::Array(all) if all.is_empty() => present.as_array().is_none_or(Vec::is_empty),
+        Value::Array(all) if all.iter().all(|one| one["name"].is_string()) => all.iter().all(|one| {
+            let named = present.as_array().into_iter().flatten().filter(|other| other["name"] == one["name"]);
+            let named: Vec<&Value> = named.collect();
+            matches!(named[..], [only] if holds(only, one))
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            present == wanted
+        }
+    }
 }
 
 /// Tells the proxy of new probes.
@@ -78,15 +139,17 @@ mod tests {
 
     const NONCE: Nonce = Nonce(1);
 
+    fn again(pod: &Value) -> Decision {
+        decide(&Pod::deserialize(pod).unwrap(), &Settings::default(), &crate::patch::tests::config(), NONCE)
+    }
+
     /// The pod after the patch.
     fn after(pod: &Value) -> Value {
-        let Decision::Patch { operations, .. } = decide(&Pod::deserialize(pod).unwrap(), NONCE) else {
-            panic!("nothing is done")
-        };
+        let Decision::Patch { operations, .. } = again(pod) else { panic!("nothing is done") };
         let mut pod = pod.clone();
         let patch: json_patch::Patch = serde_json::from_value(json!(operations)).unwrap();
         json_patch::patch(&mut pod, &patch).unwrap();
-        assert_eq!(decide(&Pod::deserialize(&pod).unwrap(), NONCE), Decision::Leave);
+        assert_eq!(again(&pod), Decision::Leave);
         pod
     }
 
@@ -95,13 +158,10 @@ mod tests {
     }
 
     fn ours() -> [Value; 2] {
-        let env =
-            json!([{"name": "A", "value": "b"}, {"name": PROBES, "value": "{\"web/livenessProbe\":{}}"}]);
-        let probe = json!({"httpGet": {"path": "/ready", "port": 15021}});
-        [
-            json!({"name": "heddle-init"}),
-            json!({"name": "heddle-proxy", "restartPolicy": "Always", "env": env, "startupProbe": probe}),
-        ]
+        let (settings, config) = (Settings::default(), crate::patch::tests::config());
+        let probes = json!({"web/livenessProbe": {}});
+        let proxy = containers::proxy(&settings, &config, probes.as_object().unwrap());
+        [containers::init(&settings, &config), proxy]
     }
 
     #[track_caller]
@@ -136,7 +196,8 @@ mod tests {
         let after = after(&pod(&ours(), &containers));
         let path = &after["spec"]["containers"][1]["readinessProbe"]["httpGet"]["path"];
         assert_eq!(path, "/app-probe/late/readinessProbe");
-        let told = after["spec"]["initContainers"][1]["env"][1]["value"].as_str().unwrap();
+        let env = after["spec"]["initContainers"][1]["env"].as_array().unwrap();
+        let told = env.iter().find(|variable| variable["name"] == PROBES).unwrap()["value"].as_str().unwrap();
         let told: Value = serde_json::from_str(told).unwrap();
         assert_eq!(told["late/readinessProbe"]["tcpSocket"]["port"], 7);
         assert_eq!(told["web/livenessProbe"], json!({}));
@@ -144,7 +205,35 @@ mod tests {
 
     #[test]
     fn a_pod_as_we_left_it_is_left_alone() {
-        let pod = pod(&ours(), &json!([{"name": "web"}]));
-        assert_eq!(decide(&Pod::deserialize(&pod).unwrap(), NONCE), Decision::Leave);
+        assert_eq!(again(&pod(&ours(), &json!([{"name": "web"}]))), Decision::Leave);
+    }
+
+    #[test]
+    fn what_others_add_to_our_containers_stays() {
+        let [init, mut proxy] = ours();
+        proxy["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "certs", "mountPath": "/certs"}));
+        proxy["env"].as_array_mut().unwrap().push(json!({"name": "HTTP_PROXY", "value": "none"}));
+        proxy["terminationMessagePath"] = json!("/dev/termination-log");
+        assert_eq!(again(&pod(&[init, proxy], &json!([{"name": "web"}]))), Decision::Leave);
+    }
+
+    /// A container that has our name and was changed becomes what it should be.
+    #[track_caller]
+    fn check_mended(change: impl Fn(&mut Value, &mut Value)) {
+        let [mut init, mut proxy] = ours();
+        change(&mut init, &mut proxy);
+        let mended = after(&pod(&[init, proxy], &json!([{"name": "web"}])));
+        assert_eq!(mended["spec"]["initContainers"], json!(ours()));
+    }
+
+    #[test]
+    fn a_container_that_is_ours_by_its_name_alone_is_made_ours() {
+        check_mended(|_, proxy| proxy["image"] = json!("mine"));
+        check_mended(|init, _| init["command"] = json!(["true"]));
+        check_mended(|_, proxy| proxy["securityContext"]["runAsUser"] = json!(0));
+        let variable = |name: &str| json!({"name": name, "value": "permissive"});
+        check_mended(|_, proxy| proxy["env"].as_array_mut().unwrap().push(variable("HEDDLE_MTLS_MODE")));
+        check_mended(|_, proxy| proxy["env"].as_array_mut().unwrap().push(variable("HEDDLE_OPAQUE_PORTS")));
+        check_mended(|_, proxy| proxy["envFrom"] = json!([{"configMapRef": {"name": "mine"}}]));
     }
 }

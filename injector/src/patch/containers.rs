@@ -36,7 +36,7 @@ pub fn init(settings: &Settings, config: &Config) -> Value {
             args.extend([flag.to_owned(), value]);
         }
     }
-    json!({
+    let mut container = json!({
         "name": INIT_CONTAINER,
         "image": config.init_image,
         "command": ["heddle-init"],
@@ -49,7 +49,12 @@ pub fn init(settings: &Settings, config: &Config) -> Value {
             "runAsNonRoot": false,
             "runAsUser": 0,
         },
-    })
+    });
+    // Where a quota asks for them, it asks of every container.
+    if let Some(resources) = resources(settings) {
+        container["resources"] = resources;
+    }
+    container
 }
 
 /// heddle-proxy: a native sidecar, so that it starts before the application and ends after it.

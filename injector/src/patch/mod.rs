@@ -67,9 +67,6 @@ pub fn decide(
     if let Some(reason) = reason_to_skip(pod, namespace, labels) {
         return Decision::Skip(reason);
     }
-    if is_injected(pod) {
-        return again::decide(pod, nonce);
-    }
     let settings = match Settings::of(&pod.metadata, labels.map(|namespace| &namespace.metadata)) {
         Ok(settings) => settings,
         Err(errors) => {
@@ -77,6 +74,9 @@ pub fn decide(
             return Decision::Deny(errors.join("; "));
         }
     };
+    if is_injected(pod) {
+        return again::decide(pod, &settings, config, nonce);
+    }
     if let Some(reason) = refuse::reason(pod) {
         return Decision::Deny(reason);
     }

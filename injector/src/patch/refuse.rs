@@ -28,6 +28,13 @@ fn container_reason(pod: &Pod, container: &Container) -> Option<String> {
             "container {name} runs as user {PROXY_UID}, whose traffic bypasses the mesh: choose another runAsUser"
         ));
     }
+    let mounts = container.volume_mounts.iter().flatten();
+    if let Some(mount) = mounts.into_iter().find(|mount| is_ours(&mount.name)) {
+        return Some(format!(
+            "container {name} mounts the volume {}, which is the proxy's alone: take the mount out",
+            mount.name
+        ));
+    }
     let ports = container.ports.iter().flatten().map(|port| port.container_port);
     let taken = ports.into_iter().find(|port| OURS.iter().any(|ours| i32::from(*ours) == *port))?;
     Some(format!("container {name} declares port {taken}, which belongs to the proxy: choose another port"))
@@ -41,6 +48,10 @@ fn user(pod: &Pod, container: &Container) -> Option<i64> {
 
 fn volume_reason(pod: &Pod) -> Option<String> {
     let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let taken = volumes.find(|volume| [TOKEN_VOLUME, BUNDLE_VOLUME].contains(&volume.name.as_str()))?;
+    let taken = volumes.find(|volume| is_ours(&volume.name))?;
     Some(format!("the volume name {} is reserved: give the volume another one", taken.name))
+}
+
+fn is_ours(volume: &str) -> bool {
+    [TOKEN_VOLUME, BUNDLE_VOLUME].contains(&volume)
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 const NONCE: Nonce = Nonce(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         proxy_image: "heddle-proxy:test".to_owned(),
         init_image: "heddle-init:test".to_owned(),

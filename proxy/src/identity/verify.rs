@@ -17,6 +17,11 @@ use rustls::{
 use tracing::warn;
 use webpki::{EndEntityCert, KeyUsage};
 
+/// The extended key usages of a TLS server and of a client (RFC 5280 section 4.2.1.12), which a certificate must say: one that
+/// says nothing was made for something else.
+const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+const CLIENT_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
+
 /// Checks peers against a bundle.
 pub(super) struct Verifier {
     roots: Arc<RootCertStore>,
@@ -139,7 +144,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(leaf, intermediates, now, KeyUsage::server_auth())?;
+        self.check(leaf, intermediates, now, KeyUsage::required(SERVER_AUTH))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -177,7 +182,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(leaf, intermediates, now, KeyUsage::client_auth())?;
+        self.check(leaf, intermediates, now, KeyUsage::required(CLIENT_AUTH))?;
         Ok(ClientCertVerified::assertion())
     }
 

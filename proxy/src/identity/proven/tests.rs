@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use mesh::identity::{Identity, TrustDomain};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
@@ -42,6 +45,8 @@ impl Authority {
     fn leaf(&self, years: (i32, i32)) -> (CertificateDer<'static>, KeyPair) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(WEB.try_into().expect("ascii"))];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
         let key = KeyPair::generate().expect("key");
         (params.signed_by(&key, &self.0).expect("leaf").der().clone(), key)
