@@ -3,8 +3,7 @@
 //! Pure: the present object and the verdicts in, the new object out, or nothing where nothing changes.
 
 use mesh::contract::CONTROLLER_NAME;
-use mesh::resolve::{View, status_parents, verdicts};
-use mesh::route::Route;
+use mesh::resolve::{ParentVerdict, status_parents};
 use serde_json::{Value, json};
 
 /// `value`, a route from its source, with the entries that are ours: its own, or those of `old` if it has none (a file
@@ -24,10 +23,10 @@ pub fn without_ours(value: &Value) -> Value {
     with_parents(value, &others)
 }
 
-/// The route with the status that it has earned; nothing if it has it already.
-pub fn plan(value: &Value, route: &Route, view: &dyn View, now: &str) -> Option<Value> {
+/// The route with the status that its verdicts give it; nothing if it has it already.
+pub fn plan(value: &Value, verdicts: &[ParentVerdict], now: &str) -> Option<Value> {
     let generation = value["metadata"]["generation"].as_i64().unwrap_or_default();
-    let planned = status_parents(parents(value), &verdicts(route, view), generation, now)?;
+    let planned = status_parents(parents(value), verdicts, generation, now)?;
     Some(with_parents(value, &planned))
 }
 

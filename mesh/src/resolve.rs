@@ -3,6 +3,7 @@
 
 mod backend;
 mod bind;
+mod contest;
 mod status;
 mod table;
 mod verdict;
@@ -14,7 +15,7 @@ mod tests;
 
 pub use status::status_parents;
 pub use table::service_table;
-pub use verdict::{ParentVerdict, Verdict, verdicts};
+pub use verdict::{Judge, ParentVerdict, Verdict, verdicts};
 
 use crate::names::ServiceName;
 use crate::route::{AppProtocol, Route};
@@ -24,7 +25,7 @@ use k8s_openapi::api::core::v1::Service;
 pub trait View {
     /// A Service, if it exists.
     fn service(&self, name: &ServiceName) -> Option<&Service>;
-    /// The routes of all namespaces and kinds that name this Service as a parent.
+    /// The routes of all namespaces and kinds that name this Service as a parent, each once.
     fn routes_bound_to<'a>(&'a self, service: &ServiceName) -> Box<dyn Iterator<Item = &'a Route> + 'a>;
 }
 

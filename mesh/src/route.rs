@@ -103,7 +103,7 @@ impl ParentRef {
     }
 
     /// The Service that is meant, if it is one, for a route of `namespace`.
-    pub fn service(&self, namespace: &str) -> Option<ServiceName> {
+    fn service(&self, namespace: &str) -> Option<ServiceName> {
         let ours = self.group.as_deref() == Some("") && self.kind.as_deref() == Some("Service");
         ours.then(|| ServiceName::new(self.namespace.as_deref().unwrap_or(namespace), &self.name))
     }
@@ -111,6 +111,23 @@ impl ParentRef {
     /// Whether the reference names one port, and so declares what is spoken there.
     pub fn names_port(&self) -> bool {
         self.port.is_some() || self.section_name.is_some()
+    }
+}
+
+/// A parent that is a Service; Gateways are not the mesh's.
+#[derive(Clone, Debug)]
+pub(crate) struct Parent {
+    /// The reference, as written.
+    pub(crate) reference: ParentRef,
+    /// The Service that is meant: made once, since every table and every verdict asks for it again and again.
+    pub(crate) service: ServiceName,
+}
+
+impl Parent {
+    /// The parent that is meant by a reference of a route of `namespace`, if it is a Service.
+    fn new(reference: ParentRef, namespace: &str) -> Option<Self> {
+        let service = reference.service(namespace)?;
+        Some(Self { reference, service })
     }
 }
 
@@ -131,7 +148,7 @@ pub struct Route {
     name: ObjectName,
     generation: i64,
     created: Option<i64>,
-    parents: Vec<ParentRef>,
+    parents: Vec<Parent>,
     rules: Vec<Rule>,
     expressions: usize,
     /// What the mesh cannot do, and so refuses.
@@ -203,8 +220,8 @@ impl Route {
         self.created
     }
 
-    /// The parents as written, of whatever kind.
-    pub fn parents(&self) -> &[ParentRef] {
+    /// The parents that are Services.
+    pub(crate) fn parents(&self) -> &[Parent] {
         &self.parents
     }
 
@@ -223,13 +240,14 @@ impl Route {
     }
 
     /// The references to this Service.
-    pub(crate) fn parents_of<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a ParentRef> {
-        self.parents.iter().filter(move |p| p.service(&self.name.namespace).as_ref() == Some(service))
+    pub(crate) fn parents_of(&self, service: &ServiceName) -> impl Iterator<Item = &ParentRef> {
+        let parents = self.parents.iter().filter(move |parent| parent.service == *service);
+        parents.map(|parent| &parent.reference)
     }
 
     /// The Services that the route is bound to, as often as it names them.
     pub fn parent_services(&self) -> impl Iterator<Item = ServiceName> + '_ {
-        self.parents.iter().filter_map(|p| p.service(&self.name.namespace))
+        self.parents.iter().map(|parent| parent.service.clone())
     }
 
     /// The Services that the route's rules name as backends, as often as they name them.

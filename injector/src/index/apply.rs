@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use mesh::names::{ObjectName, ServiceName};
 use mesh::pod::{PodFacts, reduce};
+use mesh::resolve::Judge;
 use serde_json::Value;
 
 use super::{Entry, Event, Link, State};
@@ -32,8 +33,9 @@ impl State {
             let entry = self.draft(Arc::clone(&object));
             self.put(&object.key, Some(entry), &mut before);
         }
-        for key in self.routes_of(&services, &touched) {
-            self.judge(&key, now, &mut before);
+        let routes = self.routes_of(&services, &touched);
+        for (key, entry) in self.judged(&routes, now) {
+            self.put(key, Some(entry), &mut before);
         }
         self.measure(&touched);
         self.publish(before);
@@ -109,14 +111,19 @@ impl State {
         Some(node)
     }
 
-    /// Gives the route `key` the status that it has earned.
-    fn judge(&mut self, key: &Key, now: &str, before: &mut Before) {
-        let Some(entry) = self.get(key.kind, &key.name) else { return };
-        let Typed::Route(route) = &entry.object.typed else { return };
-        if let Some(value) = status::plan(&entry.value, route, self, now) {
-            let entry = Entry::draft(Arc::clone(&entry.object), value, None);
-            self.put(key, Some(entry), before);
-        }
+    /// Those of `routes` whose status is not what they have earned, with it. One judge sees them all, since routes of a
+    /// Service have most of the work in common; what status says of one has no part in the verdict on another.
+    fn judged<'k>(&self, routes: &'k BTreeSet<Key>, now: &str) -> Vec<(&'k Key, Entry)> {
+        let mut judge = Judge::new(self);
+        routes.iter().filter_map(|key| Some((key, self.earned(key, &mut judge, now)?))).collect()
+    }
+
+    /// The route `key` with the status that it has earned; nothing if it has it already.
+    fn earned<'s>(&'s self, key: &Key, judge: &mut Judge<'s>, now: &str) -> Option<Entry> {
+        let entry = self.get(key.kind, &key.name)?;
+        let Typed::Route(route) = &entry.object.typed else { return None };
+        let value = status::plan(&entry.value, &judge.verdicts(route), now)?;
+        Some(Entry::draft(Arc::clone(&entry.object), value, None))
     }
 
     /// Replaces an entry and its links, and remembers what was there at first.

@@ -194,7 +194,8 @@ fn planning_twice_plans_nothing() {
     let key = Key::new(Kind::Route(mesh::route::RouteKind::Http), "shop", "split");
     let entry = state.get(key.kind, &key.name).unwrap();
     let Typed::Route(route) = &entry.object.typed else { panic!() };
-    assert_eq!(crate::status::plan(&entry.value, route, &*state, "2030-01-01T00:00:00Z"), None);
+    let verdicts = mesh::resolve::verdicts(route, &*state);
+    assert_eq!(crate::status::plan(&entry.value, &verdicts, "2030-01-01T00:00:00Z"), None);
 }
 
 #[test]

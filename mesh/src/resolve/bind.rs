@@ -53,78 +53,106 @@ pub(super) fn is_external_name(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"))
 }
 
-/// The routes that concern a Service for clients of a namespace. A namespace's own ("consumer") routes replace those of
+/// A TCP port of a Service, and who governs it.
+pub(super) struct GovernedPort<'a> {
+    pub(super) port: Port<'a>,
+    /// The routes of the kind that governs, oldest first, and whether each has a part in the port's table: as many as keep
+    /// within the bound on expressions.
+    pub(super) governors: Vec<(&'a Route, bool)>,
+    /// Whether one of them names the port.
+    pub(super) named: bool,
+}
+
+/// The ports of a Service as they are for clients of a namespace. A namespace's own ("consumer") routes replace those of
 /// the Service's namespace ("producer" routes) altogether; other namespaces' never count.
-pub(super) fn group<'a>(
-    service: &Service,
+pub(super) fn ports_for<'a>(
+    service: &'a Service,
     name: &ServiceName,
     client: &str,
     view: &'a dyn View,
-) -> Vec<&'a Route> {
+) -> Vec<GovernedPort<'a>> {
     if check_parent(service).is_err() {
-        return Vec::new();
+        return governed_ports(service, name, Vec::new()).collect();
     }
-    let of = |namespace: &str| -> Vec<&'a Route> {
+    let of = |namespace: &str| -> Vec<GovernedPort<'a>> {
         let routes = view.routes_bound_to(name).filter(|route| &*route.name().namespace == namespace);
-        routes.filter(|route| attaches(route, service, name)).collect()
+        governed_ports(service, name, routes.collect()).collect()
     };
     let consumer = if client == &*name.namespace { Vec::new() } else { of(client) };
-    if consumer.is_empty() { of(&name.namespace) } else { consumer }
+    // A route that could govern no port replaces nothing.
+    let replaces = consumer.iter().any(|at| !at.governors.is_empty());
+    if replaces { consumer } else { of(&name.namespace) }
 }
 
-/// Whether a parent of the route is a port that it could govern.
-fn attaches(route: &Route, service: &Service, name: &ServiceName) -> bool {
-    let mut ports = tcp_ports(service).filter(|port| fits(route.kind(), port.declared()));
-    ports.any(|port| claim(route, name, &port).is_some())
+/// The ports of a Service as these routes, all of one namespace, govern them.
+pub(super) fn governed_ports<'a>(
+    service: &'a Service,
+    name: &ServiceName,
+    mut routes: Vec<&'a Route>,
+) -> impl Iterator<Item = GovernedPort<'a>> {
+    routes.sort_by_key(|route| (route.created().unwrap_or(i64::MAX), route.name()));
+    let bound: Vec<_> = routes.into_iter().map(|route| Bound::new(route, name)).collect();
+    tcp_ports(service).map(move |port| governed(port, &bound))
+}
+
+/// A route with those of its parentRefs that name one Service: looked for once, and not again for each port.
+struct Bound<'a> {
+    route: &'a Route,
+    parents: Vec<&'a ParentRef>,
 }
 
 /// How strongly a route claims a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Claim {
+struct Claim {
     /// By name, not only as one of all.
-    pub(super) named: bool,
+    named: bool,
 }
 
-/// The claim of a route on a port, if it has one.
-pub(super) fn claim(route: &Route, service: &ServiceName, port: &Port<'_>) -> Option<Claim> {
-    let parents = route.parents_of(service).filter(|parent| port.is_meant_by(parent));
-    parents.map(|parent| Claim { named: parent.names_port() }).max_by_key(|claim| claim.named)
+impl<'a> Bound<'a> {
+    fn new(route: &'a Route, service: &ServiceName) -> Self {
+        Self { route, parents: route.parents_of(service).collect() }
+    }
+
+    /// The claim of the route on a port, if it has one.
+    fn claim(&self, port: &Port<'_>) -> Option<Claim> {
+        let parents = self.parents.iter().filter(|parent| port.is_meant_by(parent));
+        parents.map(|parent| Claim { named: parent.names_port() }).max_by_key(|claim| claim.named)
+    }
 }
 
-/// The routes of the kind that governs a port, oldest first.
+/// The port, and of the routes, which come by age, those of the kind that governs it.
 ///
 /// A route without a port governs only traffic of its own protocol: it has no part in a port whose `appProtocol`, or whose
 /// routes that name it, say that something else is spoken there. Of the rest, the first kind wins:
 /// "GRPCRoute, HTTPRoute, TLSRoute, TCPRoute".
-pub(super) fn governors<'a>(routes: &[&'a Route], service: &ServiceName, port: &Port<'_>) -> Vec<&'a Route> {
-    let mut claims = claims(routes, service, port);
+fn governed<'a>(port: Port<'a>, routes: &[Bound<'a>]) -> GovernedPort<'a> {
+    let mut claims = claims(routes, &port);
     let named = claims.iter().filter(|(_, claim)| claim.named).map(|(route, _)| route.kind()).min();
     claims.retain(|(route, claim)| claim.named || named.is_none_or(|kind| same_protocol(kind, route.kind())));
     let winner = claims.iter().map(|(route, _)| route.kind()).min();
-    let mut winners: Vec<_> = claims.into_iter().map(|(route, _)| route).collect();
-    winners.retain(|route| Some(route.kind()) == winner);
-    winners.sort_by_key(|route| (route.created().unwrap_or(i64::MAX), route.name()));
-    winners
+    claims.retain(|(route, _)| Some(route.kind()) == winner);
+    let named = claims.iter().any(|(_, claim)| claim.named);
+    GovernedPort { port, governors: within_bounds(claims.into_iter().map(|(route, _)| route)), named }
 }
 
 /// The most regular expressions of all routes that govern a port: each may be tried for every request.
 pub(super) const MAX_TABLE_EXPRESSIONS: usize = 512;
 
-/// The routes that govern a port, oldest first, and whether each has a part in its table: as many as keep within the bound
-/// on expressions.
-pub(super) fn within_bounds<'a>(governors: &[&'a Route]) -> Vec<(&'a Route, bool)> {
+/// The routes, oldest first, and whether each keeps within the bound on expressions, together with those before it.
+fn within_bounds<'a>(governors: impl Iterator<Item = &'a Route>) -> Vec<(&'a Route, bool)> {
     let mut total = 0;
-    let admit = |route: &&'a Route| {
+    let admit = |route: &'a Route| {
         let fits = total + route.expressions() <= MAX_TABLE_EXPRESSIONS;
         total += if fits { route.expressions() } else { 0 };
-        (*route, fits)
+        (route, fits)
     };
-    governors.iter().map(admit).collect()
+    governors.map(admit).collect()
 }
 
-fn claims<'a>(routes: &[&'a Route], service: &ServiceName, port: &Port<'_>) -> Vec<(&'a Route, Claim)> {
-    let fitting = routes.iter().filter(|route| fits(route.kind(), port.declared()));
-    fitting.filter_map(|route| Some((*route, claim(route, service, port)?))).collect()
+fn claims<'a>(routes: &[Bound<'a>], port: &Port<'_>) -> Vec<(&'a Route, Claim)> {
+    let declared = port.declared();
+    let fitting = routes.iter().filter(|bound| fits(bound.route.kind(), declared));
+    fitting.filter_map(|bound| Some((bound.route, bound.claim(port)?))).collect()
 }
 
 /// Whether a kind can govern a port on which the Service declares this. Bytes are bytes: a TCPRoute always can. UDPRoutes

@@ -13,20 +13,22 @@ pub fn status_parents(
     generation: i64,
     now: &str,
 ) -> Option<Vec<Value>> {
-    let mut planned: Vec<Value> = Vec::with_capacity(existing.len() + verdicts.len());
+    // Each parent is compared with every entry: as JSON it is made once.
+    let judged: Vec<_> = verdicts.iter().map(|verdict| (verdict.parent.to_json(), verdict)).collect();
+    let mut planned: Vec<Value> = Vec::with_capacity(existing.len() + judged.len());
     for entry in existing {
-        let verdict = verdicts.iter().find(|verdict| entry["parentRef"] == verdict.parent.to_json());
-        match verdict {
+        let found = judged.iter().find(|(parent, _)| entry["parentRef"] == *parent);
+        match found {
             _ if !is_ours(entry) || is_newer(entry, generation) => planned.push(entry.clone()),
-            Some(verdict) if !has_entry(&planned, verdict) => {
-                planned.push(renewed(entry, verdict, generation, now));
+            Some((parent, verdict)) if !has_entry(&planned, parent) => {
+                planned.push(renewed(entry, parent, verdict, generation, now));
             }
             Some(_) | None => {}
         }
     }
-    for verdict in verdicts {
-        if !has_entry(&planned, verdict) {
-            planned.push(renewed(&Value::Null, verdict, generation, now));
+    for (parent, verdict) in &judged {
+        if !has_entry(&planned, parent) {
+            planned.push(renewed(&Value::Null, parent, verdict, generation, now));
         }
     }
     (planned != existing).then_some(planned)
@@ -40,8 +42,8 @@ fn is_newer(entry: &Value, generation: i64) -> bool {
     conditions(entry).any(|condition| condition["observedGeneration"].as_i64() > Some(generation))
 }
 
-fn has_entry(planned: &[Value], verdict: &ParentVerdict) -> bool {
-    planned.iter().any(|entry| is_ours(entry) && entry["parentRef"] == verdict.parent.to_json())
+fn has_entry(planned: &[Value], parent: &Value) -> bool {
+    planned.iter().any(|entry| is_ours(entry) && entry["parentRef"] == *parent)
 }
 
 fn conditions(entry: &Value) -> impl Iterator<Item = &Value> {
@@ -49,13 +51,13 @@ fn conditions(entry: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The entry that says what the verdict says.
-fn renewed(entry: &Value, verdict: &ParentVerdict, generation: i64, now: &str) -> Value {
+fn renewed(entry: &Value, parent: &Value, verdict: &ParentVerdict, generation: i64, now: &str) -> Value {
     let condition = |kind: &str, verdict: &Verdict| {
         let before = conditions(entry).find(|condition| condition["type"] == kind);
         condition(kind, verdict, generation, before, now)
     };
     json!({
-        "parentRef": verdict.parent.to_json(),
+        "parentRef": parent,
         "controllerName": CONTROLLER_NAME,
         "conditions": [
             condition("Accepted", &verdict.accepted),

@@ -1,6 +1,6 @@
 //! From objects to the table of a Service.
 
-use super::bind::{Port, claim, governors, group, tcp_ports, within_bounds};
+use super::bind::{GovernedPort, ports_for};
 use super::{View, backend, service_name};
 use crate::names::ServiceName;
 use crate::route::{
@@ -13,9 +13,9 @@ use std::collections::HashMap;
 /// The table of a Service for clients of a namespace.
 pub fn service_table(service: &Service, client_namespace: &str, view: &dyn View) -> ServiceTable {
     let name = service_name(service);
-    let routes = group(service, &name, client_namespace, view);
+    let governed = ports_for(service, &name, client_namespace, view);
     let mut builder = Builder { service: &name, view, backends: Vec::new(), indexes: HashMap::new() };
-    let ports = tcp_ports(service).map(|port| (port.number, builder.port(&port, &routes))).collect();
+    let ports = governed.iter().map(|at| (at.port.number, builder.port(at))).collect();
     let backends = builder.backends;
     ServiceTable { service: name, ports, backends }
 }
@@ -28,9 +28,9 @@ struct Builder<'v> {
 }
 
 impl Builder<'_> {
-    fn port(&mut self, port: &Port<'_>, routes: &[&Route]) -> PortTable {
-        let default = self.index(BackendKey { service: self.service.clone(), port: port.number });
-        PortTable { declared: port.declared(), governing: self.governing(port, routes), default }
+    fn port(&mut self, at: &GovernedPort<'_>) -> PortTable {
+        let default = self.index(BackendKey { service: self.service.clone(), port: at.port.number });
+        PortTable { declared: at.port.declared(), governing: self.governing(at), default }
     }
 
     fn index(&mut self, key: BackendKey) -> BackendIx {
@@ -41,28 +41,24 @@ impl Builder<'_> {
         })
     }
 
-    fn governing(&mut self, port: &Port<'_>, routes: &[&Route]) -> Governing {
-        let governors = governors(routes, self.service, port);
-        let Some(oldest) = governors.first() else { return Governing::Default };
+    fn governing(&mut self, at: &GovernedPort<'_>) -> Governing {
+        let Some((oldest, _)) = at.governors.first() else { return Governing::Default };
         match oldest.kind() {
-            RouteKind::Grpc | RouteKind::Http => self.http(port, &governors),
+            RouteKind::Grpc | RouteKind::Http => self.http(oldest.kind(), at),
             RouteKind::Tcp => Governing::Tcp { table: self.tcp(oldest) },
             RouteKind::Tls | RouteKind::Udp => refused(oldest),
         }
     }
 
-    fn http(&mut self, port: &Port<'_>, routes: &[&Route]) -> Governing {
-        let named = |route: &&Route| claim(route, self.service, port).is_some_and(|claim| claim.named);
-        let port_named = routes.iter().any(named);
-        let kind = routes.first().map_or(RouteKind::Http, |route| route.kind());
+    fn http(&mut self, kind: RouteKind, at: &GovernedPort<'_>) -> Governing {
         let mut table = HttpTableBuilder::new(kind);
-        for (route, fits) in within_bounds(routes) {
-            match fits {
-                true => table.route(route, |rule| self.action(route.kind(), rule)),
+        for (route, fits) in &at.governors {
+            match *fits {
+                true => table.route(route, |rule| self.action(kind, rule)),
                 false => table.without(route),
             }
         }
-        Governing::Http { table: table.build(), port_named }
+        Governing::Http { table: table.build(), port_named: at.named }
     }
 
     fn action(&mut self, kind: RouteKind, rule: &Rule) -> Action {

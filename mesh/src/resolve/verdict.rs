@@ -1,9 +1,11 @@
 //! What a route's status must say: the same rules as the table's, told to the route's author.
 
-use super::bind::{MAX_TABLE_EXPRESSIONS, Port, check_parent, fits, governors, tcp_ports, within_bounds};
+use super::bind::{MAX_TABLE_EXPRESSIONS, check_parent, fits};
+use super::contest::{Contest, ContestedPort};
 use super::{View, backend};
 use crate::names::ServiceName;
-use crate::route::{ParentRef, Route, RouteKind};
+use crate::route::{Parent, ParentRef, Route};
+use std::collections::HashMap;
 
 /// The most characters of a message; a Condition allows 32768, a person reads fewer.
 const MAX_MESSAGE: usize = 1024;
@@ -40,61 +42,96 @@ pub struct ParentVerdict {
     pub resolved_refs: Verdict,
 }
 
-/// The verdicts on a route, one for each parent that is a Service. Gateways are not ours to judge.
+/// The verdicts on a single route. Many of them want one [`Judge`] together.
 pub fn verdicts(route: &Route, view: &dyn View) -> Vec<ParentVerdict> {
-    let resolved_refs = resolved_refs(route, view);
-    let mut verdicts: Vec<ParentVerdict> = Vec::new();
-    for parent in route.parents() {
-        let Some(service) = parent.service(&route.name().namespace) else { continue };
-        if verdicts.iter().all(|earlier| earlier.parent != *parent) {
-            let accepted = accepted(route, parent, &service, view);
-            verdicts.push(ParentVerdict {
-                parent: parent.clone(),
-                accepted,
-                resolved_refs: resolved_refs.clone(),
-            });
-        }
-    }
-    verdicts
+    Judge::new(view).verdicts(route)
 }
 
-fn accepted(route: &Route, parent: &ParentRef, name: &ServiceName, view: &dyn View) -> Verdict {
-    if let Some(refusal) = route.refusals.first() {
-        let messages: Vec<_> = route.refusals.iter().map(|refusal| refusal.message.as_str()).collect();
-        return Verdict::no(refusal.reason, &messages.join("; "));
+/// Judges the routes of a view, one after another. Who governs a Service's ports it finds out once: a Service can have a
+/// thousand routes, and each can name it for every one of its ports.
+pub struct Judge<'v> {
+    view: &'v dyn View,
+    /// The contests for each Service that was asked for, by the namespace of the routes.
+    contests: HashMap<ServiceName, HashMap<&'v str, Contest<'v>>>,
+}
+
+impl<'v> Judge<'v> {
+    /// One that knows nothing yet.
+    pub fn new(view: &'v dyn View) -> Self {
+        Self { view, contests: HashMap::new() }
     }
-    let no_parent = |why: &str| Verdict::no("NoMatchingParent", why);
-    let Some(service) = view.service(name) else {
-        return no_parent(&format!("Service {name} does not exist"));
-    };
-    if let Err(why) = check_parent(service) {
-        return no_parent(&format!("Service {name} cannot be a parent: {why}"));
+
+    /// The verdicts on a route, one for each parent that is a Service. Gateways are not ours to judge. A route that the
+    /// view does not have, or has in another version, is judged as if it were there.
+    pub fn verdicts(&mut self, route: &'v Route) -> Vec<ParentVerdict> {
+        let (refused, resolved_refs) = (refused(route), resolved_refs(route, self.view));
+        let mut verdicts: Vec<ParentVerdict> = Vec::new();
+        for Parent { reference, service } in route.parents() {
+            if verdicts.iter().all(|earlier| earlier.parent != *reference) {
+                let accepted = refused.clone().unwrap_or_else(|| self.accepted(route, reference, service));
+                verdicts.push(ParentVerdict {
+                    parent: reference.clone(),
+                    accepted,
+                    resolved_refs: resolved_refs.clone(),
+                });
+            }
+        }
+        verdicts
     }
-    let meant: Vec<_> = tcp_ports(service).filter(|port| port.is_meant_by(parent)).collect();
+
+    fn accepted(&mut self, route: &'v Route, parent: &ParentRef, name: &ServiceName) -> Verdict {
+        let view = self.view;
+        let Some(service) = view.service(name) else {
+            return no_parent(&format!("Service {name} does not exist"));
+        };
+        if let Err(why) = check_parent(service) {
+            return no_parent(&format!("Service {name} cannot be a parent: {why}"));
+        }
+        let contests = self.contests.entry(name.clone());
+        let contests = contests.or_insert_with(|| Contest::by_namespace(service, name, view));
+        match contests.get(&*route.name().namespace).filter(|contest| contest.has(route)) {
+            Some(contest) => outcome(route, parent, name, contest),
+            None => outcome(route, parent, name, &Contest::with(route, service, name, view)),
+        }
+    }
+}
+
+/// The verdict on a route that is refused for what it says, whatever its parents are.
+fn refused(route: &Route) -> Option<Verdict> {
+    let messages: Vec<_> = route.refusals.iter().map(|refusal| refusal.message.as_str()).collect();
+    route.refusals.first().map(|refusal| Verdict::no(refusal.reason, &messages.join("; ")))
+}
+
+fn no_parent(why: &str) -> Verdict {
+    Verdict::no("NoMatchingParent", why)
+}
+
+/// What the contest for a Service says of the ports that a parentRef means.
+fn outcome(route: &Route, parent: &ParentRef, name: &ServiceName, contest: &Contest<'_>) -> Verdict {
+    let meant: Vec<_> = contest.ports().iter().filter(|at| at.port.is_meant_by(parent)).collect();
     if meant.is_empty() {
         return no_parent(&format!("Service {name} has no TCP port that the parentRef names"));
     }
-    let fitting: Vec<_> = meant.into_iter().filter(|port| fits(route.kind(), port.declared())).collect();
+    let fitting: Vec<_> = meant.into_iter().filter(|at| fits(route.kind(), at.port.declared())).collect();
     if fitting.is_empty() {
         let kind = route.kind().as_str();
         return no_parent(&format!(
             "by its appProtocol, Service {name} carries nothing here that is for kind {kind}"
         ));
     }
-    contest(route, name, &fitting, view)
+    govern(route, name, &fitting)
 }
 
 /// Whether the route governs the ports that it could.
-fn contest(route: &Route, name: &ServiceName, ports: &[Port<'_>], view: &dyn View) -> Verdict {
-    let rivals = rivals(route, name, view);
-    let lost: Vec<String> = ports.iter().filter_map(|port| lost_to(route, &rivals, name, port)).collect();
+fn govern(route: &Route, name: &ServiceName, ports: &[&ContestedPort<'_>]) -> Verdict {
+    let lost: Vec<String> = ports.iter().filter_map(|at| Some(loss(at, at.lost_to(route)?))).collect();
     if lost.len() == ports.len() {
         return Verdict::no(
             "Conflicted",
             &format!("other routes of Service {name} govern {}", lost.join(", ")),
         );
     }
-    if ports.iter().any(|port| is_crowded_out(route, &rivals, name, port)) {
+    if ports.iter().any(|at| at.has_crowded_out(route)) {
         return Verdict::no(
             "UnsupportedValue",
             &format!(
@@ -110,26 +147,8 @@ fn contest(route: &Route, name: &ServiceName, ports: &[Port<'_>], view: &dyn Vie
     }
 }
 
-/// Whether the route governs the port and yet has no part in its table.
-fn is_crowded_out(route: &Route, rivals: &[&Route], service: &ServiceName, port: &Port<'_>) -> bool {
-    let admitted = within_bounds(&governors(rivals, service, port));
-    admitted.iter().any(|(other, fits)| !fits && other.reference() == route.reference())
-}
-
-/// The routes of the same namespace that are bound to the Service, this one included: groups never conflict with each other.
-fn rivals<'a>(route: &'a Route, name: &ServiceName, view: &'a dyn View) -> Vec<&'a Route> {
-    let is_this = |other: &Route| other.kind() == route.kind() && other.name() == route.name();
-    let others = view.routes_bound_to(name).filter(|other| other.name().namespace == route.name().namespace);
-    let others = others.filter(|other| other.kind() != RouteKind::Udp && !is_this(other));
-    std::iter::once(route).chain(others).collect()
-}
-
-fn lost_to(route: &Route, rivals: &[&Route], service: &ServiceName, port: &Port<'_>) -> Option<String> {
-    let governors = governors(rivals, service, port);
-    let oldest = governors.first()?;
-    let merges = route.kind() != RouteKind::Tcp && oldest.kind() == route.kind();
-    let wins = merges || (oldest.kind() == route.kind() && oldest.name() == route.name());
-    (!wins).then(|| format!("port {} ({} {})", port.number, oldest.kind().as_str(), oldest.name()))
+fn loss(at: &ContestedPort<'_>, winner: &Route) -> String {
+    format!("port {} ({} {})", at.port.number, winner.kind().as_str(), winner.name())
 }
 
 fn resolved_refs(route: &Route, view: &dyn View) -> Verdict {

@@ -5,7 +5,9 @@ mod filters;
 mod matches;
 
 use super::raw::{RawBackendRef, RawRule, RawSpec};
-use super::{BackendRef, HttpMatch, ParentRef, PathMatch, PathModifier, Refusal, Route, RouteKind, Rule};
+use super::{
+    BackendRef, HttpMatch, Parent, ParentRef, PathMatch, PathModifier, Refusal, Route, RouteKind, Rule,
+};
 use crate::names::ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -26,12 +28,14 @@ pub(super) fn route(kind: RouteKind, meta: &ObjectMeta, spec: &Value) -> Route {
     let spec = reader.spec(spec);
     let rules = spec.rules.iter().enumerate().map(|(ix, rule)| reader.rule(ix, rule)).collect();
     reader.check_kind(spec.rules.len());
+    let parents = spec.parent_refs.into_iter();
+    let parents = parents.filter_map(|parent| Parent::new(parent, &reader.name.namespace)).collect();
     Route {
         kind,
         name: reader.name,
         generation: meta.generation.unwrap_or(0),
         created: meta.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-        parents: spec.parent_refs,
+        parents,
         rules,
         expressions: reader.expressions,
         refusals: reader.refusals,
