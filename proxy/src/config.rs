@@ -2,7 +2,7 @@
 //!
 //! The names are a contract with the injection patch; an invalid value stops the start with one sentence.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use hyper::Uri;
 use ipnet::IpNet;
@@ -27,6 +27,9 @@ pub struct Config {
     /// Every address of this pod.
     #[arg(long, env = "POD_IPS", value_delimiter = ',')]
     pub pod_ips: Vec<IpAddr>,
+    /// Every address of this pod's node, which the kubelet calls from; none where nobody tells.
+    #[arg(long, env = "HOST_IPS", default_value = "", value_parser = addresses)]
+    pub host_ips: Arc<[IpAddr]>,
     /// Service account of this pod.
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "default")]
     pub service_account: String,
@@ -114,6 +117,14 @@ pub enum AccessLog {
     All,
 }
 
+/// Addresses with commas between them, or none: a variable that is there and empty must not stop the start.
+fn addresses(text: &str) -> Result<Arc<[IpAddr]>, String> {
+    let written = text.split(',').filter(|address| !address.is_empty());
+    written
+        .map(|address| address.parse::<IpAddr>().map_err(|_| format!("{address:?} is no IP address")))
+        .collect()
+}
+
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(text).map_err(|e| e.to_string())
 }
@@ -159,5 +170,13 @@ mod tests {
         assert!(config.is_own_ip("fd00::2".parse().expect("address")));
         assert!(config.in_cluster("10.96.0.1".parse().expect("address")));
         assert!(!config.in_cluster("192.0.2.1".parse().expect("address")));
+    }
+
+    #[test]
+    fn a_node_may_have_two_addresses_or_none_that_are_known() {
+        let two: [IpAddr; 2] = ["10.0.0.1".parse().expect("address"), "fd00::1".parse().expect("address")];
+        assert_eq!(config(&["--host-ips", "10.0.0.1,fd00::1"]).host_ips[..], two);
+        assert!(config(&["--host-ips="]).host_ips.is_empty());
+        assert!(config(&[]).host_ips.is_empty());
     }
 }

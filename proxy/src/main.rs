@@ -43,13 +43,13 @@ use crate::{
     drain::{Drain, Stage},
     identity::{BundleFile, Renewal},
     metrics::Metrics,
-    net::listen::{bind, bind_to, serve},
+    net::listen::{bind, bind_to, serve, serve_or_reset},
     proxy::{CONNECTIONS_MAX, CONNECTIONS_ONE_WAY, Proxy},
     upstream::Registry,
 };
 
-/// Connections at once to each of the proxy's own small servers.
-const OWN_CONNECTIONS_MAX: usize = 256;
+/// Connections at once to the admin port, which only this pod reaches.
+const ADMIN_CONNECTIONS_MAX: usize = 256;
 
 fn main() -> ExitCode {
     let config = Config::parse();
@@ -145,7 +145,7 @@ impl Listeners {
     fn serve(self, proxy: &Arc<Proxy>, probes: &Arc<Probes>) -> Arc<Semaphore> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let one_way = || vec![Arc::new(Semaphore::new(CONNECTIONS_ONE_WAY)), Arc::clone(&connections)];
-        let own = || vec![Arc::new(Semaphore::new(OWN_CONNECTIONS_MAX))];
+        let own = vec![Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX))];
         let of = || Arc::clone(proxy);
         let (outbound, inbound, admin, metrics, health) = (of(), of(), of(), of(), of());
         let probes = Arc::clone(probes);
@@ -155,11 +155,11 @@ impl Listeners {
         tokio::spawn(serve(self.inbound, one_way(), move |stream, caller| {
             inbound::serve(Arc::clone(&inbound), stream, caller)
         }));
-        tokio::spawn(serve(self.admin, own(), move |stream, _| admin::admin(Arc::clone(&admin), stream)));
-        tokio::spawn(serve(self.metrics, own(), move |stream, _| {
+        tokio::spawn(serve(self.admin, own, move |stream, _| admin::admin(Arc::clone(&admin), stream)));
+        tokio::spawn(serve_or_reset(self.metrics, admin::places(of()), move |stream, _| {
             admin::metrics(Arc::clone(&metrics), stream)
         }));
-        tokio::spawn(serve(self.health, own(), move |stream, _| {
+        tokio::spawn(serve_or_reset(self.health, admin::places(of()), move |stream, _| {
             admin::health(Arc::clone(&health), Arc::clone(&probes), stream)
         }));
         connections
@@ -170,8 +170,10 @@ impl Listeners {
 async fn watch_certificate(proxy: Arc<Proxy>) {
     let mut credentials = proxy.credentials.clone();
     loop {
-        let not_after = credentials.borrow_and_update().as_ref().map(|credentials| credentials.not_after);
-        proxy.metrics.certificate(not_after.map_or(0, metrics::seconds_since_1970));
+        let present = credentials.borrow_and_update().as_ref().map(|c| (c.not_after, c.trusted()));
+        let (not_after, roots) =
+            present.map_or((0, 0), |(at, roots)| (metrics::seconds_since_1970(at), roots));
+        proxy.metrics.certificate(not_after, roots);
         if credentials.changed().await.is_err() {
             return;
         }

@@ -126,6 +126,7 @@ fn environment(settings: &Settings, config: &Config, probes: &Map<String, Value>
         ("POD_NAMESPACE", "metadata.namespace"),
         ("POD_UID", "metadata.uid"),
         ("POD_IPS", "status.podIPs"),
+        ("HOST_IPS", "status.hostIPs"),
         ("NODE_NAME", "spec.nodeName"),
         ("SERVICE_ACCOUNT", "spec.serviceAccountName"),
     ];

@@ -5,8 +5,10 @@
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use mesh::contract::{HEALTH_PORT, PROXY_CONTAINER};
+use mesh::contract::{ADMIN_PORT, HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER};
 use serde_json::{Map, Value, json};
+
+use super::is_injected;
 
 /// What nobody can guess, in the path of a hook: the health port is open to the network, and who fires a hook changes
 /// the application. (A probe changes nothing, and says no more than the pod's own readiness.)
@@ -15,6 +17,9 @@ pub struct Nonce(pub u128);
 
 /// Where the proxy replays.
 const PATH: &str = "/app-probe/";
+
+/// Where the proxy listens. A probe of one of these would be replayed to the proxy itself, which would replay it again.
+const LISTENS: [u16; 5] = [ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT, METRICS_PORT, HEALTH_PORT];
 
 /// A hook has no timeout of its own: the kubelet ends it with the pod's grace. So the proxy must not do it earlier.
 const HOOK_SECONDS: u32 = 3600;
@@ -25,7 +30,8 @@ const PROBE_SECONDS: i32 = 1;
 /// The operations that rewrite the probes of `pod`, and what the proxy is to replay: probes by `CONTAINER/PROBE`,
 /// hooks by `CONTAINER/HOOK/NONCE`.
 pub fn rewrite(pod: &Pod, nonce: Nonce) -> Result<(Vec<Value>, Map<String, Value>), String> {
-    let mut rewriting = Rewriting { nonce, operations: Vec::new(), probes: Map::new() };
+    let injected = is_injected(pod);
+    let mut rewriting = Rewriting { injected, nonce, operations: Vec::new(), probes: Map::new() };
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     for (index, container) in spec.containers.iter().enumerate() {
         rewriting.container(&format!("/spec/containers/{index}"), container)?;
@@ -40,6 +46,7 @@ pub fn rewrite(pod: &Pod, nonce: Nonce) -> Result<(Vec<Value>, Map<String, Value
 }
 
 struct Rewriting {
+    injected: bool,
     nonce: Nonce,
     operations: Vec<Value>,
     probes: Map<String, Value>,
@@ -69,7 +76,7 @@ impl Rewriting {
     }
 
     fn probe(&mut self, path: &str, container: &Container, name: &str, probe: &Probe) -> Result<(), String> {
-        if probe.http_get.as_ref().is_some_and(is_rewritten) {
+        if probe.http_get.as_ref().is_some_and(|get| self.is_rewritten(get)) {
             return Ok(());
         }
         let (field, action) = if let Some(get) = &probe.http_get {
@@ -81,8 +88,9 @@ impl Rewriting {
                 object([("port", Some(json!(port))), ("host", tcp.host.as_ref().map(|host| json!(host)))]),
             )
         } else if let Some(grpc) = &probe.grpc {
+            let port = port(container, name, &IntOrString::Int(grpc.port))?;
             let service = grpc.service.clone().unwrap_or_default();
-            ("grpc", json!({"port": grpc.port, "service": service}))
+            ("grpc", json!({"port": port, "service": service}))
         } else {
             return Ok(()); // exec runs in the container: nothing to lead anywhere
         };
@@ -100,7 +108,7 @@ impl Rewriting {
         name: &str,
         hook: &LifecycleHandler,
     ) -> Result<(), String> {
-        let Some(get) = hook.http_get.as_ref().filter(|get| !is_rewritten(get)) else { return Ok(()) };
+        let Some(get) = hook.http_get.as_ref().filter(|get| !self.is_rewritten(get)) else { return Ok(()) };
         let action = http_get(container, name, get)?;
         let key = format!("{}/{name}/{:032x}", container.name, self.nonce.0);
         self.replace(&format!("{path}/lifecycle/{name}"), "httpGet", &key);
@@ -117,12 +125,13 @@ impl Rewriting {
             self.operations.push(json!({"op": "add", "path": format!("{path}/httpGet"), "value": get}));
         }
     }
-}
 
-/// Whether it leads through the proxy already.
-fn is_rewritten(get: &HTTPGetAction) -> bool {
-    let ours = get.path.as_deref().is_some_and(|path| path.starts_with(PATH));
-    ours && get.port == IntOrString::Int(HEALTH_PORT.into())
+    /// Whether it leads through the proxy already. We write the port as a number; and where there is no proxy yet, nothing is
+    /// ours.
+    fn is_rewritten(&self, get: &HTTPGetAction) -> bool {
+        let ours = get.path.as_deref().is_some_and(|path| path.starts_with(PATH));
+        self.injected && ours && get.port == IntOrString::Int(HEALTH_PORT.into())
+    }
 }
 
 fn http_get(container: &Container, name: &str, get: &HTTPGetAction) -> Result<Value, String> {
@@ -152,15 +161,81 @@ fn port(container: &Container, probe: &str, port: &IntOrString) -> Result<u16, S
             named.or_else(|| text.parse().ok())
         }
     };
-    found.and_then(|number| u16::try_from(number).ok()).filter(|port| *port != 0).ok_or_else(|| {
+    let refused = |why: &str| {
         let (container, port) = (&container.name, shown(port));
-        format!("container {container}: its {probe} names port {port}, which is no port of the container")
-    })
+        Err(format!("container {container}: its {probe} names port {port}, which {why}"))
+    };
+    match found.and_then(|number| u16::try_from(number).ok()) {
+        None | Some(0) => refused("is no port of the container"),
+        Some(port) if LISTENS.contains(&port) => {
+            refused("belongs to the proxy: name a port of the application")
+        }
+        Some(port) => Ok(port),
+    }
 }
 
 fn shown(port: &IntOrString) -> String {
     match port {
         IntOrString::Int(number) => number.to_string(),
         IntOrString::String(text) => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    type Rewritten = Result<(Vec<Value>, Map<String, Value>), String>;
+
+    fn rewritten(init: &[&str], container: &Value) -> Rewritten {
+        let init: Vec<Value> = init.iter().map(|name| json!({"name": name})).collect();
+        let pod =
+            json!({"metadata": {"name": "web"}, "spec": {"initContainers": init, "containers": [container]}});
+        rewrite(&Pod::deserialize(&pod).unwrap(), Nonce(1))
+    }
+
+    fn with(field: &str, value: &Value) -> Value {
+        let ports = json!([{"name": "own", "containerPort": 15021}]);
+        json!({"name": "app", "ports": ports, field: value})
+    }
+
+    #[track_caller]
+    fn check_refused(field: &str, value: &Value, which: &str, port: &str) {
+        let reason = format!(
+            "container app: its {which} names port {port}, which belongs to the proxy: name a port of the application"
+        );
+        assert_eq!(rewritten(&[], &with(field, value)), Err(reason));
+    }
+
+    fn get(port: &Value) -> Value {
+        json!({"httpGet": {"path": "/app-probe/app/livenessProbe", "port": port}})
+    }
+
+    #[test]
+    fn a_probe_of_the_proxy_itself_is_refused_whatever_it_calls_the_port() {
+        let check =
+            |port: &Value, named: &str| check_refused("livenessProbe", &get(port), "livenessProbe", named);
+        check(&json!("15021"), "\"15021\"");
+        check(&json!("own"), "\"own\"");
+        for port in LISTENS {
+            check(&json!(port), &port.to_string());
+        }
+    }
+
+    #[test]
+    fn a_probe_of_the_proxy_itself_is_refused_whatever_its_kind() {
+        check_refused("readinessProbe", &json!({"tcpSocket": {"port": 15020}}), "readinessProbe", "15020");
+        check_refused("startupProbe", &json!({"grpc": {"port": 15021}}), "startupProbe", "15021");
+        check_refused("lifecycle", &json!({"preStop": get(&json!("15021"))}), "preStop", "\"15021\"");
+    }
+
+    #[test]
+    fn a_probe_that_we_rewrote_is_known_again_by_its_number() {
+        let injected = ["heddle-init", "heddle-proxy"];
+        let ours = with("livenessProbe", &get(&json!(15021)));
+        assert_eq!(rewritten(&injected, &ours), Ok((Vec::new(), Map::new())));
+        let written = with("livenessProbe", &get(&json!("15021")));
+        assert!(rewritten(&injected, &written).is_err());
     }
 }

@@ -1,8 +1,16 @@
 //! What people and machines ask of the proxy itself: its table, its metrics, its health.
 
+mod gateways;
+mod places;
 mod probes;
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::UNIX_EPOCH};
+use std::{
+    convert::Infallible,
+    future::{Future, pending},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -14,19 +22,40 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::identity::Identity;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Notify, time::sleep};
 
+use places::{Place, Places};
 pub use probes::Probes;
 
-use crate::{body::Body, config::MtlsMode, proxy::Proxy};
+use crate::{body::Body, config::MtlsMode, metrics::Direction, net::socket, proxy::Proxy};
 
-/// How long a caller may take for a request's head: short, because anybody can reach the health port, and the kubelet
-/// must find a place there.
-const HEAD: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a caller may take for a request's head: short, because anybody can reach the health port, and a place there
+/// is not for keeping.
+const HEAD: Duration = Duration::from_secs(2);
+/// How long a caller of a port that everybody reaches may take to read its answer: one that never reads would keep its
+/// place for ever.
+const READING: Duration = Duration::from_secs(10);
+/// The reason of connections that there was no place for.
+const NO_PLACE: &str = "caller_limit_reached";
 
-/// Serves the admin port, which only this pod reaches: `/table`.
+/// Who has a place at one of the ports that everybody reaches. Beside the pod itself, the addresses known there are those
+/// that the kubelet may call from: its node's, or the pod network's gateway.
+pub fn places(proxy: Arc<Proxy>) -> impl Fn(IpAddr) -> Option<Place> {
+    let config = &proxy.config;
+    let known = config.host_ips.iter().chain(&config.pod_ips).copied();
+    let places = Places::new(known.chain(gateways::gateways()));
+    move |caller| {
+        let place = places.take(caller);
+        if place.is_none() {
+            proxy.metrics.refuse(Direction::Inbound, NO_PLACE);
+        }
+        place
+    }
+}
+
+/// Serves the admin port, which only this pod reaches: `/table`. Somebody may read it page by page.
 pub async fn admin(proxy: Arc<Proxy>, stream: TcpStream) {
-    serve(stream, move |request| {
+    serve(stream, None, move |request| {
         let proxy = Arc::clone(&proxy);
         async move {
             match (request.method(), request.uri().path()) {
@@ -41,7 +70,7 @@ pub async fn admin(proxy: Arc<Proxy>, stream: TcpStream) {
 
 /// Serves the metrics port: `/metrics`.
 pub async fn metrics(proxy: Arc<Proxy>, stream: TcpStream) {
-    serve(stream, move |request| {
+    serve(stream, Some(READING), move |request| {
         let proxy = Arc::clone(&proxy);
         async move {
             match request.uri().path() {
@@ -55,7 +84,7 @@ pub async fn metrics(proxy: Arc<Proxy>, stream: TcpStream) {
 
 /// Serves the health port: `/ready`, `/live`, and the application's probes.
 pub async fn health(proxy: Arc<Proxy>, probes: Arc<Probes>, stream: TcpStream) {
-    serve(stream, move |request| {
+    serve(stream, Some(READING), move |request| {
         let (proxy, probes) = (Arc::clone(&proxy), Arc::clone(&probes));
         async move {
             let path = request.uri().path();
@@ -73,22 +102,41 @@ pub async fn health(proxy: Arc<Proxy>, probes: Arc<Probes>, stream: TcpStream) {
     .await;
 }
 
-async fn serve<F, Fut>(stream: TcpStream, handle: F)
+/// Answers one request; whoever has not read its answer after `reading` is reset.
+async fn serve<F, Fut>(mut stream: TcpStream, reading: Option<Duration>, handle: F)
 where
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Response<Body>> + Send,
 {
+    let answered = &Notify::new();
     let service = service_fn(|request| {
         let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
+        async move {
+            let response = response.await;
+            answered.notify_one();
+            Ok::<_, Infallible>(response)
+        }
     });
-    // A caller that breaks off here is nobody's loss.
-    let _ = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(&mut stream), service);
+    tokio::select! {
+        // A caller that breaks off here is nobody's loss.
+        _ = connection => return,
+        () = left_unread(answered, reading) => (),
+    }
+    socket::reset_on_close(&stream);
+}
+
+/// Returns when there has been an answer for so long that its caller must have read it.
+async fn left_unread(answered: &Notify, reading: Option<Duration>) {
+    answered.notified().await;
+    match reading {
+        Some(reading) => sleep(reading).await,
+        None => pending().await,
+    }
 }
 
 async fn table(proxy: &Proxy) -> Value {
@@ -132,4 +180,45 @@ fn text(status: StatusCode, words: impl Into<hyper::body::Bytes>) -> Response<Bo
 fn with_type(mut response: Response<Body>, content_type: &'static str) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// More than the kernel takes for somebody who does not read.
+    const PAGE: usize = 64 << 20;
+
+    /// Asks, and leaves the answer unread until the server has given up, or has been waited for in vain.
+    async fn unread(reading: Option<Duration>) -> (TcpStream, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let mut caller =
+            TcpStream::connect(listener.local_addr().expect("address")).await.expect("connected");
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.expect("written");
+        let (stream, _) = listener.accept().await.expect("accepted");
+        let serving = serve(stream, reading, |_| async { text(StatusCode::OK, vec![b' '; PAGE]) });
+        let ended = tokio::time::timeout(Duration::from_millis(500), serving).await.is_ok();
+        (caller, ended)
+    }
+
+    #[tokio::test]
+    async fn who_never_reads_its_answer_is_reset() {
+        let (mut caller, ended) = unread(Some(Duration::from_millis(50))).await;
+        assert!(ended, "its place is free");
+        let read = caller.read_to_end(&mut Vec::new()).await;
+        assert_eq!(read.expect_err("no clean end").kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn who_may_take_its_time_is_waited_for() {
+        let (_caller, ended) = unread(None).await;
+        assert!(!ended);
+    }
 }

@@ -129,6 +129,11 @@ impl Credentials {
         })
     }
 
+    /// How many roots these credentials trust.
+    pub fn trusted(&self) -> usize {
+        self.template.roots.len()
+    }
+
     /// Whom these credentials trust.
     fn roots(&self) -> Arc<RootCertStore> {
         Arc::clone(&self.template.roots)

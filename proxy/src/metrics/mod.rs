@@ -62,6 +62,7 @@ pub struct Metrics {
     ejections: Family<EjectionLabels, Counter>,
     ports: AtomicU64,
     certificate_expiry: Gauge,
+    trusted_roots: Gauge,
     /// Tunnels that have outlived the certificates that they were made with.
     pub tunnels_beyond_certificate: Counter,
     /// Requests that run now.
@@ -123,9 +124,10 @@ impl Metrics {
         self.plaintext.get_or_create(&PortLabels { port }).inc();
     }
 
-    /// Notes when the present certificate ends, in seconds since 1970.
-    pub fn certificate(&self, not_after: i64) {
+    /// Notes when the present certificate ends, in seconds since 1970, and how many roots are trusted.
+    pub fn certificate(&self, not_after: i64, roots: usize) {
         self.certificate_expiry.set(not_after);
+        self.trusted_roots.set(i64::try_from(roots).unwrap_or(i64::MAX));
     }
 
     /// The page that Prometheus reads.
@@ -157,6 +159,11 @@ impl Metrics {
             "heddle_certificate_expiry_timestamp_seconds",
             "When the present certificate ends, in seconds since 1970",
             self.certificate_expiry.clone(),
+        );
+        registry.register(
+            "heddle_trusted_roots",
+            "Roots that are trusted: two while one is being replaced",
+            self.trusted_roots.clone(),
         );
         registry.register(
             "heddle_tunnels_beyond_certificate",

@@ -1,9 +1,9 @@
-//! The accept loop, which no error ends and which never holds more connections than it may.
+//! The accept loops, which no error ends and which never hold more connections than they may.
 
 use std::{
     future::Future,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -61,24 +61,57 @@ where
     Fut: Future<Output = ()> + Send + 'static,
 {
     loop {
+        let (stream, peer) = accept(&listener).await;
+        let mut places = Vec::with_capacity(limits.len());
+        for limit in &limits {
+            let Ok(place) = Arc::clone(limit).acquire_owned().await else { return };
+            places.push(place);
+        }
+        begin(stream, peer, places, &serve);
+    }
+}
+
+/// As [`serve`], but nobody waits behind somebody else: `place` gives each connection its place by its caller's address,
+/// and one that gets none is reset at once.
+pub async fn serve_or_reset<P, F, Fut>(listener: TcpListener, place: impl Fn(IpAddr) -> Option<P>, serve: F)
+where
+    P: Send + 'static,
+    F: Fn(TcpStream, SocketAddr) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let (stream, peer) = accept(&listener).await;
+        match place(peer.ip()) {
+            Some(place) => begin(stream, peer, place, &serve),
+            None => socket::reset_on_close(&stream),
+        }
+    }
+}
+
+/// The next connection, however many errors come before it.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                let mut places = Vec::with_capacity(limits.len());
-                for limit in &limits {
-                    let Ok(place) = Arc::clone(limit).acquire_owned().await else { return };
-                    places.push(place);
-                }
-                socket::tune(&stream);
-                let connection = serve(stream, socket::canonical(peer));
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(places);
-                });
-            }
+            Ok((stream, peer)) => return (stream, socket::canonical(peer)),
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Serves a connection, which holds its places as long as it lasts.
+fn begin<P, F, Fut>(stream: TcpStream, peer: SocketAddr, places: P, serve: &F)
+where
+    P: Send + 'static,
+    F: Fn(TcpStream, SocketAddr) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    socket::tune(&stream);
+    let connection = serve(stream, peer);
+    tokio::spawn(async move {
+        connection.await;
+        drop(places);
+    });
 }

@@ -170,7 +170,11 @@ mod tests {
     fn pod() -> Value {
         serde_json::json!({
             "metadata": {"name": "web", "labels": {"app.kubernetes.io/name": "x"}},
-            "status": {"podIP": "10.1.0.2", "podIPs": [{"ip": "10.1.0.2"}, {"ip": "fd00:1::2"}]},
+            "status": {
+                "podIP": "10.1.0.2",
+                "podIPs": [{"ip": "10.1.0.2"}, {"ip": "fd00:1::2"}],
+                "hostIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+            },
         })
     }
 
@@ -195,6 +199,7 @@ mod tests {
     fn fields_of_the_pod_are_seen() {
         let from = |path: &str| format!("{{name: E, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}");
         check(&format!("{{name: a, env: [{}]}}", from("status.podIPs")), &[("E", "10.1.0.2,fd00:1::2")]);
+        check(&format!("{{name: a, env: [{}]}}", from("status.hostIPs")), &[("E", "10.0.0.1,fd00::1")]);
         check(
             &format!("{{name: a, env: [{}]}}", from("metadata.labels['app.kubernetes.io/name']")),
             &[("E", "x")],

@@ -15,6 +15,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, USER_AGENT},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh::contract::{HEALTH_PORT, METRICS_PORT};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -24,7 +25,10 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use crate::{identity::provider, net::socket::connect};
+use crate::{
+    identity::provider,
+    net::socket::{connect, is_own_port},
+};
 
 /// The method of the health service that every gRPC probe calls (gRPC Health Checking Protocol).
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -65,9 +69,13 @@ pub struct HttpGet {
 }
 
 impl Asks {
-    /// Reads one of `httpGet`, `grpc` and `tcpSocket`.
+    /// Reads one of `httpGet`, `grpc` and `tcpSocket`. The proxy never dials itself: its own ports are none.
     pub fn parse(probe: &Value) -> Option<Self> {
-        let port = |of: &Value| of["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let port = |of: &Value| {
+            let port = u16::try_from(of["port"].as_u64()?).ok()?;
+            let own = is_own_port(port) || [METRICS_PORT, HEALTH_PORT].contains(&port);
+            (!own).then_some(port)
+        };
         let (http, grpc, tcp) = (&probe["httpGet"], &probe["grpc"], &probe["tcpSocket"]);
         if http.is_object() {
             return Some(Self::Http(HttpGet::parse(http, port(http)?)));
