@@ -60,6 +60,7 @@ packages_of_cluster() {
 		conntrack conntrack
 		socat socat
 		buildah buildah
+		prometheus prometheus
 	END
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Load, Output, Reply, Running, run, until};
+use e2e::{Load, Output, Reply, Running, until};
 use serde_json::Value;
 
 use crate::{Kubectl, kubectl::LONG, manifest::HOME_LABEL};
@@ -180,13 +180,21 @@ impl Home {
     /// Runs a program in the cluster's node, in whose network all pods are: only of a cluster that is the tests' own.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When it cannot be started, or does not end.
     pub fn in_node(&self, command: &[&str], limit: Duration) -> Result<Output> {
+        self.start_in_node(command)?.finish(limit)
+    }
+
+    /// Starts a program there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_in_node(&self, command: &[&str]) -> Result<Running> {
         ensure!(self.kubectl.is_own(), "only in a cluster that make cluster brought up");
         let enter = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("enter.sh");
         let mut program = std::process::Command::new(enter);
         program.args(command);
-        run(program, limit)
+        Running::start(program)
     }
 
     fn namespaces(&self) -> Result<Vec<String>> {

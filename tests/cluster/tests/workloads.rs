@@ -47,6 +47,7 @@ fn up() -> Result<Home> {
         dual_stack(&web(THERE, "web", "web")),
         deployment(OPEN, "web", 1, &http_server()),
         web(OPEN, "web", "web"),
+        deployment(OPEN, "measured", 1, &spec("", &echo_advanced(&["--port=8090", "--metrics=9091"], ""))),
         workload("StatefulSet", THERE, "db", "serviceName: db\nreplicas: 2", &http_server()),
         service(THERE, "db", "db", "clusterIP: None", "{name: http, port: 8080}"),
         pod(THERE, "probed", "", &probed()),
@@ -115,15 +116,40 @@ fn a_stranger_is_served_in_a_permissive_namespace_without_a_name(home: &Home) ->
 }
 
 fn prometheus_scrapes_applications_and_proxies(home: &Home) -> Result<()> {
-    // Of the strict ones the proxies, of the permissive ones the applications, too.
-    let strict = format!("{}:15020", home.address(THERE, "app=web")?);
-    let open = home.address(OPEN, "app=web")?;
-    for target in [&strict, &format!("{open}:15020")] {
-        let reply = home.curl(STRANGER, &[&format!("http://{target}/metrics")])?;
-        assert!(reply.status == 200 && reply.body.contains("heddle_"), "{target}: {reply:?}");
-    }
-    assert_eq!(home.curl(STRANGER, &[&format!("http://{open}:8080/metrics")])?.status, 200);
-    Ok(())
+    // It is on the node, outside of the mesh: of the strict pods it may see the proxies, of the permissive ones the
+    // applications, too.
+    let (strict, open) = (home.address(THERE, "app=web")?, home.address(OPEN, "app=measured")?);
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("prometheus.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - {{job_name: proxies, static_configs: [{{targets: ['{strict}:15020', '{open}:15020']}}]}}
+  - {{job_name: applications, static_configs: [{{targets: ['{open}:9091']}}]}}
+  - {{job_name: closed, static_configs: [{{targets: ['{strict}:8080']}}]}}
+"
+        ),
+    )?;
+    let flag = |name: &str, value: &str| format!("--{name}={value}");
+    let _prometheus = home.start_in_node(&[
+        "prometheus",
+        &flag("config.file", &config.display().to_string()),
+        &flag("storage.tsdb.path", &directory.path().join("data").display().to_string()),
+        &flag("web.listen-address", "127.0.0.1:19090"),
+    ])?;
+    let query = "http://127.0.0.1:19090/api/v1/query?query=sum+by+(job)+(up)";
+    until("every target is scraped that may be", SOON, || {
+        let said = home.in_node(&["curl", "-sS", query], SOON)?.good()?.out;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        let results = said["data"]["result"].as_array().context("no results")?;
+        let of =
+            |job: &str| results.iter().find(|one| one["metric"]["job"] == job).map(|one| &one["value"][1]);
+        let up = ["proxies", "applications", "closed"].map(of);
+        ensure!(up == [Some(&"2".into()), Some(&"1".into()), Some(&"0".into())], "{said}");
+        Ok(())
+    })
 }
 
 fn each_pod_of_a_stateful_set_is_reached_by_its_own_name_in_mutual_tls(home: &Home) -> Result<()> {

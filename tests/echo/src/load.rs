@@ -169,13 +169,13 @@ async fn client(work: Rc<Work>) {
         let outcome = answer.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", limit.as_secs())));
         let mut report = work.report.borrow_mut();
         match outcome {
-            Ok(Answer { status, server }) if status < 400 => {
+            Ok(Answer { status, server, .. }) if status < 400 => {
                 report.answered(&status.to_string(), &server);
                 report.took(began.elapsed());
             }
-            Ok(Answer { status, server }) => {
+            Ok(Answer { status, server, why }) => {
                 report.answered(&status.to_string(), &server);
-                report.failed(&format!("status {status}"));
+                report.failed(&format!("status {status}{why}"));
             }
             Err(error) => {
                 connection = None;
@@ -188,6 +188,8 @@ async fn client(work: Rc<Work>) {
 struct Answer {
     status: u16,
     server: String,
+    /// What a proxy that answered by itself says of the reason (RFC 9209).
+    why: String,
 }
 
 async fn ask(work: &Work, connection: &mut Option<Connection>) -> Result<Answer> {
@@ -218,9 +220,17 @@ async fn exchange(work: &Work, mut open: Connection) -> Result<(Answer, Option<C
     }
     let response = open.send(request).await?;
     let status = response.status().as_u16();
+    let why = response.headers().get("proxy-status").and_then(|value| value.to_str().ok()).map(reason);
+    let why = why.unwrap_or_default();
     let server = name(&work.options.by, response).await?;
     let open = if open.is_closed() { None } else { Some(open) };
-    Ok((Answer { status, server }, open))
+    Ok((Answer { status, server, why }, open))
+}
+
+/// The error token of a `Proxy-Status`.
+fn reason(status: &str) -> String {
+    let error = status.split(';').find_map(|part| part.trim().strip_prefix("error="));
+    error.map(|error| format!(" ({error})")).unwrap_or_default()
 }
 
 /// Reads the whole answer: one that breaks off is a failure.
