@@ -23,7 +23,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Body;
+use crate::control::Control;
 use crate::peer::{Peer, Peers};
+use crate::plain::{Health, Pages};
+use crate::webhook::Webhook;
 
 /// A ClientHello and its answer take two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -33,8 +36,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(60);
 /// A bound token has 1 KiB; the rest of a head is small.
 const HEAD_BYTES: u32 = 32 * 1024;
-/// One proxy's watches share one connection: six a destination, for some hundred destinations.
-const STREAMS: u32 = 2_000;
+/// One proxy's watches share one connection: as many as discovery allows one pod.
+const PROXYS_STREAMS: u32 = 8_192;
+/// Whoever else asks has a few questions at a time.
+const FEW_STREAMS: u32 = 256;
 /// A dead peer is found out by PING.
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
@@ -48,6 +53,22 @@ pub trait Answer: Send + Sync + 'static {
     /// Answers one request; what goes wrong is an answer, too.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
+
+/// What callers of a port may ask at a time.
+pub trait Port {
+    /// The HTTP/2 streams that one connection may have open.
+    const STREAMS: u32 = FEW_STREAMS;
+}
+
+impl Port for Control {
+    const STREAMS: u32 = PROXYS_STREAMS;
+}
+
+impl Port for Webhook {}
+
+impl Port for Pages {}
+
+impl Port for Health {}
 
 /// Listens on `address`. Where there is no IPv6, all of IPv4 stands for all of both.
 pub async fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
@@ -65,7 +86,12 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 /// Serves `answer` on `listener` for ever to `peers`, over TLS if there is an acceptor.
-pub async fn serve<A: Answer>(listener: TcpListener, peers: Peers, tls: Option<TlsAcceptor>, answer: Arc<A>) {
+pub async fn serve<A: Answer + Port>(
+    listener: TcpListener,
+    peers: Peers,
+    tls: Option<TlsAcceptor>,
+    answer: Arc<A>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -82,7 +108,12 @@ pub async fn serve<A: Answer>(listener: TcpListener, peers: Peers, tls: Option<T
     }
 }
 
-async fn connection<A: Answer>(stream: TcpStream, peer: Peer, tls: Option<TlsAcceptor>, answer: Arc<A>) {
+async fn connection<A: Answer + Port>(
+    stream: TcpStream,
+    peer: Peer,
+    tls: Option<TlsAcceptor>,
+    answer: Arc<A>,
+) {
     // Events are small and urgent: waiting for more bytes (Nagle) would delay them.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else { return http(stream, peer, answer).await };
@@ -93,7 +124,7 @@ async fn connection<A: Answer>(stream: TcpStream, peer: Peer, tls: Option<TlsAcc
     }
 }
 
-async fn http<A: Answer>(
+async fn http<A: Answer + Port>(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
     answer: Arc<A>,
@@ -106,7 +137,7 @@ async fn http<A: Answer>(
         request.extensions_mut().insert(from.clone());
         async move { Ok::<_, Infallible>(answer.answer(request).await) }
     });
-    let builder = builder();
+    let builder = builder(A::STREAMS);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let outcome = match timeout(FIRST_REQUEST, &mut connection).await {
         Ok(outcome) => outcome,
@@ -118,16 +149,26 @@ async fn http<A: Answer>(
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(streams: u32) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(HEAD_BYTES)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_proxy_may_ask_much_at_a_time() {
+        assert_eq!([Control::STREAMS, Webhook::STREAMS], [8_192, 256]);
+    }
 }

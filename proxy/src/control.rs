@@ -20,8 +20,8 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
-    net::TcpStream,
-    sync::Mutex,
+    net::{TcpStream, lookup_host},
+    sync::{Mutex, Notify},
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -31,10 +31,16 @@ use crate::{config::Config, identity::provider, metrics};
 
 /// How long a connection to the control plane may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one address may take to accept: a lost packet is sent again after a second.
+const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1200);
 /// A silent connection is asked for a sign of life this often…
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// …and given up when none comes for this long.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two attempts to dial a control plane that does not answer…
+const REDIAL: Duration = Duration::from_millis(400);
+/// …of which watches wait for one that succeeds, as long as this.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The largest answer that is read whole: a chain and a bundle.
 const ANSWER_MAX: usize = 1024 * 1024;
 
@@ -44,6 +50,8 @@ pub struct ControlPlane {
     token_file: PathBuf,
     bundle_file: PathBuf,
     link: Mutex<Link>,
+    /// Told when there is a connection again.
+    linked: Notify,
     /// What is noted of it.
     pub metrics: metrics::Control,
 }
@@ -107,6 +115,7 @@ impl ControlPlane {
             token_file: config.token_file.clone(),
             bundle_file: config.bundle_file.clone(),
             link: Mutex::default(),
+            linked: Notify::new(),
             metrics: metrics::Control::default(),
         })
     }
@@ -121,7 +130,11 @@ impl ControlPlane {
         let control = Arc::clone(self);
         let service = tower::service_fn(move |request| {
             let control = Arc::clone(&control);
-            async move { control.send(request).await }
+            async move {
+                // Everything that is watched goes on in one moment, not each watch after a wait of its own.
+                control.wait_for_link().await;
+                control.send(request).await
+            }
         });
         kube::Client::new(service, namespace)
     }
@@ -167,19 +180,31 @@ impl ControlPlane {
         Uri::from_parts(parts).unwrap_or_default()
     }
 
+    /// Returns when there is a connection, or when none has come up for long.
+    async fn wait_for_link(&self) {
+        let until = Instant::now() + PATIENCE;
+        while self.connection().await.is_err() && Instant::now() < until {
+            // Whoever is told too early to hear it looks again soon.
+            let _ = timeout(REDIAL.mul_f64(0.5 + fastrand::f64()), self.linked.notified()).await;
+        }
+    }
+
     async fn connection(&self) -> Result<SendRequest<Body>, ControlError> {
         let arrived = Instant::now();
         let mut link = self.link.lock().await;
         if let Some(open) = link.open.as_ref().filter(|open| !open.is_closed()) {
             return Ok(open.clone());
         }
-        // Who waited for an attempt that failed takes its failure, instead of waiting for one of its own.
-        if link.failed.is_some_and(|failed| failed > arrived) {
+        // Who waited for an attempt that failed, or comes right after it, takes its failure, instead of making one of its own.
+        if link.failed.is_some_and(|failed| failed + REDIAL / 2 > arrived) {
             let source = io::Error::other("the attempt just before failed");
             return Err(ControlError::Connect { authority: self.authority.clone(), source });
         }
         match self.connect().await {
-            Ok(fresh) => Ok(link.open.insert(fresh).clone()),
+            Ok(fresh) => {
+                self.linked.notify_waiters();
+                Ok(link.open.insert(fresh).clone())
+            }
             Err(error) => {
                 *link = Link { open: None, failed: Some(Instant::now()) };
                 Err(error)
@@ -215,7 +240,7 @@ impl ControlPlane {
     async fn dial(&self, tls: ClientConfig) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let port = self.authority.port_u16().unwrap_or(mesh::contract::CONTROL_PORT);
         let host = self.authority.host().trim_matches(['[', ']']).to_owned();
-        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        let stream = reach(&host, port).await?;
         crate::net::socket::tune(&stream);
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(tls)).connect(name, stream).await
@@ -240,6 +265,19 @@ impl ControlPlane {
     fn token_error(&self, source: io::Error) -> ControlError {
         ControlError::File { path: self.token_file.clone(), source }
     }
+}
+
+/// The first of a name's addresses that answers: one that is silent must not use up the time of the others.
+async fn reach(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await? {
+        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
 }
 
 /// The trust anchors of a PEM bundle.

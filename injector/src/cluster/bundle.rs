@@ -2,7 +2,7 @@
 //! and show them its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -10,25 +10,30 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Error};
 use mesh::contract::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, INJECT_LABEL};
 use mesh::names::ObjectName;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::Plane;
-use crate::index::State;
+use super::{Plane, doubled};
+use crate::index::{Entry, State};
 use crate::object::Kind;
+use crate::source::kubernetes::in_time;
 
 /// Changes come in bursts: the namespaces are gone through once for each.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Waiting after a failure.
-const RETRY: Duration = Duration::from_secs(2);
+/// A namespace waits after a failure, twice as long with each: what is wrong may be wrong with it alone.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// What is ours says so.
 const MANAGED: (&str, &str) = ("app.kubernetes.io/managed-by", "heddle");
 
 /// What is to be done in a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     Create,
-    Update,
+    /// Only this version is written over: newer roots are never replaced by those of a leader of the past.
+    Update {
+        version: String,
+    },
     /// Somebody else's object has the name.
     Contested,
 }
@@ -55,37 +60,42 @@ pub fn config_map(namespace: &str, roots: &str) -> ConfigMap {
 /// Keeps the ConfigMaps for ever.
 pub async fn write(plane: &Plane) {
     let (mut head, mut changes) = (plane.index.head(), plane.authority.changes());
-    let mut contested = BTreeSet::new();
+    let (mut contested, mut failures) = (BTreeSet::new(), Failures::default());
     loop {
         head.borrow_and_update();
         let roots = plane.authority.last().bundle().to_owned();
         let steps = steps(&plane.index.read(), &plane.namespace, &roots);
-        let mut failed = false;
+        failures.forget_all_but(&steps);
         for (namespace, step) in steps {
-            failed |= carry_out(plane, &namespace, step, &roots, &mut contested).await.is_err();
+            if failures.is_due(&namespace, Instant::now()) {
+                let done = carry_out(plane, &namespace, step, &roots, &mut contested).await;
+                failures.note(namespace, done, Instant::now());
+            }
         }
+        let pause = failures.pause(Instant::now());
         tokio::select! {
             _ = head.changed() => {}
             () = changes.next() => {}
-            () = sleep(RETRY), if failed => {}
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
         sleep(PAUSE).await;
     }
 }
 
+/// Whether it is done, as far as we know.
 async fn carry_out(
     plane: &Plane,
     namespace: &str,
     step: Step,
     roots: &str,
     contested: &mut BTreeSet<String>,
-) -> Result<(), Error> {
+) -> bool {
     let api: Api<ConfigMap> = Api::namespaced(plane.client.clone(), namespace);
     let outcome = match step {
-        Step::Create => api.create(&PostParams::default(), &config_map(namespace, roots)).await.map(drop),
-        Step::Update => {
-            let patch = Patch::Merge(json!({"data": {BUNDLE_KEY: roots}}));
-            api.patch(BUNDLE_CONFIG_MAP, &PatchParams::default(), &patch).await.map(drop)
+        Step::Create => in_time(api.create(&PostParams::default(), &config_map(namespace, roots))).await,
+        Step::Update { version } => {
+            let patch = Patch::Merge(update(roots, &version));
+            in_time(api.patch(BUNDLE_CONFIG_MAP, &PatchParams::default(), &patch)).await
         }
         Step::Contested => {
             if contested.insert(namespace.to_owned()) {
@@ -93,18 +103,23 @@ async fn carry_out(
                     "ConfigMap {namespace}/{BUNDLE_CONFIG_MAP} is not Heddle's: delete it, its name is reserved"
                 );
             }
-            return Ok(());
+            return true;
         }
     };
     match outcome {
-        // Made or deleted meanwhile, or its namespace is ending: the watch will tell.
-        Err(Error::Api(status)) if matches!(status.code, 404 | 409) || is_ending(&status.message) => Ok(()),
+        Ok(_) => true,
+        // Made, changed or deleted meanwhile, or its namespace is ending: the watch will tell.
+        Err(Error::Api(status)) if matches!(status.code, 404 | 409) || is_ending(&status.message) => false,
         Err(error) => {
             tracing::warn!("the roots of namespace {namespace} cannot be written: {error}");
-            Err(error)
+            false
         }
-        Ok(()) => Ok(()),
     }
+}
+
+/// The patch that puts `roots` into the ConfigMap of this version, and of no other.
+fn update(roots: &str, version: &str) -> Value {
+    json!({"metadata": {"resourceVersion": version}, "data": {BUNDLE_KEY: roots}})
 }
 
 fn is_ending(message: &str) -> bool {
@@ -118,13 +133,19 @@ fn steps(state: &State, own: &str, roots: &str) -> Vec<(String, Step)> {
     namespaces.into_iter().filter_map(step).collect()
 }
 
-/// Our own, those that ask for the mesh, and those that have meshed pods all the same.
+/// Our own, those that ask for the mesh, and those that have meshed pods all the same. In one that is being deleted nothing
+/// can be made.
 fn namespaces(state: &State, own: &str) -> BTreeSet<String> {
-    let all = state.all(Kind::Namespace).map(|entry| (&*entry.key.name.name, entry));
+    let lasting = state.all(Kind::Namespace).filter(|entry| !is_deleted(entry));
+    let all = lasting.map(|entry| (&*entry.key.name.name, entry));
     let wanted = all.filter(|(name, entry)| {
         *name == own || entry.label(INJECT_LABEL) == Some("enabled") || has_meshed(state, name)
     });
     wanted.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn is_deleted(entry: &Entry) -> bool {
+    !entry.value["metadata"]["deletionTimestamp"].is_null()
 }
 
 fn has_meshed(state: &State, namespace: &str) -> bool {
@@ -139,7 +160,39 @@ fn step(state: &State, namespace: &str, roots: &str) -> Option<Step> {
     if present.label(MANAGED.0) != Some(MANAGED.1) {
         return Some(Step::Contested);
     }
-    (present.value["data"][BUNDLE_KEY] != roots).then_some(Step::Update)
+    let update = || Step::Update { version: present.object.version.clone() };
+    (present.value["data"][BUNDLE_KEY] != roots).then(update)
+}
+
+/// The namespaces whose last write failed: how often in a row, and when it is due again.
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<String, (u32, Instant)>);
+
+impl Failures {
+    fn is_due(&self, namespace: &str, now: Instant) -> bool {
+        self.0.get(namespace).is_none_or(|(_, due)| *due <= now)
+    }
+
+    fn note(&mut self, namespace: String, done: bool, now: Instant) {
+        if done {
+            self.0.remove(&namespace);
+            return;
+        }
+        let before = self.0.get(&namespace).map_or(0, |(failures, _)| *failures);
+        let due = now + doubled(FIRST_DELAY, before, LONGEST_DELAY);
+        self.0.insert(namespace, (before.saturating_add(1), due));
+    }
+
+    /// How long it is until one is due again.
+    fn pause(&self, now: Instant) -> Option<Duration> {
+        let first = self.0.values().map(|(_, due)| *due).min()?;
+        Some(first.saturating_duration_since(now))
+    }
+
+    fn forget_all_but(&mut self, steps: &[(String, Step)]) {
+        let open: BTreeSet<&str> = steps.iter().map(|(namespace, _)| namespace.as_str()).collect();
+        self.0.retain(|namespace, _| open.contains(namespace.as_str()));
+    }
 }
 
 #[cfg(test)]
@@ -162,8 +215,14 @@ mod tests {
     fn check(objects: &str, expected: &[(&str, Step)]) {
         let index = index(100, objects);
         let found = steps(&index.read(), "heddle-system", "new");
-        let found: Vec<_> = found.iter().map(|(namespace, step)| (namespace.as_str(), *step)).collect();
+        let found: Vec<_> =
+            found.iter().map(|(namespace, step)| (namespace.as_str(), step.clone())).collect();
         assert_eq!(found, expected);
+    }
+
+    /// Objects of files have no version.
+    fn changed() -> Step {
+        Step::Update { version: String::new() }
     }
 
     #[test]
@@ -182,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_there_already_is_left_alone() {
         check(&(SHOP.to_owned() + &roots("shop", "heddle", "new")), &[]);
-        check(&(SHOP.to_owned() + &roots("shop", "heddle", "old")), &[("shop", Step::Update)]);
+        check(&(SHOP.to_owned() + &roots("shop", "heddle", "old")), &[("shop", changed())]);
         check(&(SHOP.to_owned() + &roots("shop", "somebody", "old")), &[("shop", Step::Contested)]);
     }
 
@@ -192,5 +251,37 @@ mod tests {
         let made = serde_norway::to_string(&config_map("shop", "new")).unwrap();
         put(&index, &format!("apiVersion: v1\nkind: ConfigMap\n{made}"));
         assert!(steps(&index.read(), "heddle-system", "new").is_empty());
+    }
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_is_left_alone() {
+        let ending = SHOP.replace("{name: shop,", "{name: shop, deletionTimestamp: '2026-01-01T00:00:00Z',");
+        assert_ne!(ending, SHOP);
+        check(&ending, &[]);
+    }
+
+    #[test]
+    fn only_the_version_that_was_read_is_written_over() {
+        let patch = update("new", "7");
+        assert_eq!(patch, json!({"metadata": {"resourceVersion": "7"}, "data": {"root.pem": "new"}}));
+    }
+
+    #[test]
+    fn a_namespace_that_fails_waits_longer_and_longer_by_itself() {
+        let (now, mut failures) = (Instant::now(), Failures::default());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        for _ in 0..3 {
+            failures.note("bad".to_owned(), false, now);
+        }
+        failures.note("good".to_owned(), true, now);
+        assert!(failures.is_due("good", now) && !failures.is_due("bad", after(3)));
+        assert!(failures.is_due("bad", after(4)));
+        assert_eq!(failures.pause(now), Some(Duration::from_secs(4)));
+        for _ in 0..40 {
+            failures.note("bad".to_owned(), false, now);
+        }
+        assert!(failures.is_due("bad", now + LONGEST_DELAY));
+        failures.forget_all_but(&[]);
+        assert_eq!(failures.pause(now), None);
     }
 }

@@ -15,6 +15,7 @@ use crate::index::State;
 use crate::object::{Kind, Typed};
 use crate::patch::unfit;
 use crate::review::digest;
+use crate::source::kubernetes::in_time;
 
 /// Pods come in bursts.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -71,7 +72,8 @@ fn left_out(state: &State, name: &ObjectName) -> Option<Left> {
 
 async fn tell(plane: &Plane, left: &Left) {
     let api: Api<Event> = Api::namespaced(plane.client.clone(), &left.pod.namespace);
-    match api.create(&PostParams::default(), &event(left, &plane.pod, Timestamp::now())).await {
+    let event = event(left, &plane.pod, Timestamp::now());
+    match in_time(api.create(&PostParams::default(), &event)).await {
         Ok(_) => {}
         // Told already, or its namespace is ending.
         Err(Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {}

@@ -22,9 +22,13 @@ pub use secret::Keeper;
 
 use crate::authority::Present;
 use crate::index::Index;
+use crate::source::kubernetes::WATCH_SECONDS;
 
 /// An API server that does not answer within this time is away.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A connection on which nothing comes for this long is dead, or its API server hangs: so the page of a list and the
+/// beginning of a watch have an end. A watch that has nothing to tell has ended by itself before.
+const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 
 /// A client of the cluster that this runs in, or of that of KUBECONFIG.
 pub async fn client() -> Result<Client> {
@@ -32,6 +36,9 @@ pub async fn client() -> Result<Client> {
         "no cluster: --kubernetes needs the service account of a pod, or KUBECONFIG with a file that names a cluster",
     )?;
     config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENCE);
+    // Minutes, of which nobody would be told. Whoever asks knows better when to ask again.
+    config.default_retry = false;
     Client::try_from(config).context("the cluster's configuration cannot be used")
 }
 
@@ -54,15 +61,16 @@ impl Plane {
     /// Takes part in the election for ever, and writes whatever is to be written while this is the leader. Ends when
     /// `end` says so, leaving the Lease to the next.
     pub async fn lead(self, mut end: watch::Receiver<bool>) {
-        let (leads, mut leading) = watch::channel(false);
-        let election = lease::Election::new(&self.client, &self.namespace, &self.pod, leads);
+        let (terms, mut term) = watch::channel(None);
+        let election = lease::Election::new(&self.client, &self.namespace, &self.pod, terms);
         let write = async move {
             loop {
-                until(&mut leading, true).await;
+                lease::begun(&mut term).await;
                 tracing::info!("leading: this instance writes status, roots and events");
                 tokio::select! {
+                    biased; // a term that is over is seen before another byte is written
+                    () = lease::over(&mut term) => tracing::info!("no longer leading"),
                     () = self.write() => {}
-                    () = until(&mut leading, false) => tracing::warn!("no longer leading"),
                 }
             }
         };
@@ -72,7 +80,7 @@ impl Plane {
         }
     }
 
-    /// All that is written. It ends wherever it is when another one leads.
+    /// All that is written. It ends wherever it is when the term is over.
     async fn write(&self) {
         tokio::join!(
             status::write(self),
@@ -84,8 +92,18 @@ impl Plane {
     }
 }
 
-async fn until(leading: &mut watch::Receiver<bool>, wanted: bool) {
-    if leading.wait_for(|leading| *leading == wanted).await.is_err() {
-        std::future::pending::<()>().await; // the election is over
+/// The delay after so many failures in a row: that before it twice, up to the `longest`.
+fn doubled(first: Duration, failures: u32, longest: Duration) -> Duration {
+    (first * 2_u32.pow(failures.min(10))).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let delay = |failures| doubled(Duration::from_secs(1), failures, Duration::from_secs(60)).as_secs();
+        assert_eq!([0, 1, 5, 6, u32::MAX].map(delay), [1, 2, 32, 60, 60]);
     }
 }

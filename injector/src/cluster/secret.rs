@@ -13,11 +13,15 @@ use kube::api::PostParams;
 use kube::{Api, Client, Error};
 use mesh::contract::BUNDLE_CONFIG_MAP;
 use mesh::identity::TrustDomain;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
 use serde_json::json;
 use tokio::time::sleep;
 
 use super::bundle;
 use crate::authority::{Authority, Material, Present};
+use crate::source::kubernetes::in_time;
 
 /// How often the Secret is looked at: a rotation takes minutes anyway.
 const LOOK: Duration = Duration::from_secs(10);
@@ -66,10 +70,12 @@ impl Keeper {
 
     /// None if the Secret has just been made, by us or by another replica.
     async fn try_open(&self) -> Result<Option<(Material, Authority)>> {
-        if let Some(secret) = self.secrets.get_opt(&self.name).await.context("the Secret cannot be read")? {
+        let secret = in_time(self.secrets.get_opt(&self.name)).await.context("the Secret cannot be read")?;
+        if let Some(secret) = secret {
             return self.read(&secret).map(Some);
         }
-        let existed = self.bundles.get_opt(BUNDLE_CONFIG_MAP).await.context("the roots cannot be read")?;
+        let existed = in_time(self.bundles.get_opt(BUNDLE_CONFIG_MAP)).await;
+        let existed = existed.context("the roots cannot be read")?;
         anyhow::ensure!(existed.is_none(), "{}", self.vanished());
         anyhow::ensure!(
             self.create,
@@ -106,13 +112,13 @@ impl Keeper {
             "type": "kubernetes.io/tls",
             "data": {"tls.crt": bytes(&material.certificates), "tls.key": bytes(&material.key)},
         }))?;
-        match self.secrets.create(&PostParams::default(), &secret).await {
+        match in_time(self.secrets.create(&PostParams::default(), &secret)).await {
             Err(Error::Api(status)) if status.code == 409 => return Ok(()),
             outcome => outcome.context("the Secret cannot be made")?,
         };
         tracing::info!("made a new root in Secret {}/{}", self.namespace, self.name);
         let roots = bundle::config_map(&self.namespace, authority.bundle());
-        match self.bundles.create(&PostParams::default(), &roots).await {
+        match in_time(self.bundles.create(&PostParams::default(), &roots)).await {
             Err(Error::Api(status)) if status.code == 409 => Ok(()),
             outcome => outcome.map(drop).context("the roots cannot be written"),
         }
@@ -122,7 +128,7 @@ impl Keeper {
     pub async fn keep(self, present: Arc<Present>, mut known: Material) {
         loop {
             sleep(LOOK).await;
-            match self.secrets.get_opt(&self.name).await {
+            match in_time(self.secrets.get_opt(&self.name)).await {
                 Ok(Some(secret)) => self.take(&secret, &present, &mut known),
                 Ok(None) => {
                     tracing::error!("{}", self.vanished());
@@ -137,7 +143,11 @@ impl Keeper {
         if material(secret).is_ok_and(|material| material == *known) {
             return present.reappear();
         }
-        match self.read(secret) {
+        let taken = self.read(secret).and_then(|(material, authority)| {
+            self.check_succession(&authority, &present.last())?;
+            Ok((material, authority))
+        });
+        match taken {
             Ok((material, authority)) => {
                 tracing::warn!("the authority's Secret has changed, and is used from now on");
                 present.replace(authority);
@@ -146,6 +156,32 @@ impl Keeper {
             Err(error) => tracing::error!("{error:#}; the authority stays as it was"),
         }
     }
+
+    /// An authority that trusts none of the present roots would make every proxy cut every connection, at once.
+    fn check_succession(&self, next: &Authority, present: &Authority) -> Result<()> {
+        anyhow::ensure!(
+            shares_a_root(next.bundle(), present.bundle()),
+            "Secret {}/{} trusts none of the roots that are trusted now, which would cut every connection: put the old \
+             root and the new one into its ca.crt first, see docs/operations.md; a restart of the control plane takes \
+             it as it is",
+            self.namespace,
+            self.name
+        );
+        Ok(())
+    }
+}
+
+/// Whether two bundles, as PEM, have a root in common. One that was renewed with its key and name is the same: it vouches
+/// for what the old one signed.
+fn shares_a_root(one: &str, other: &str) -> bool {
+    let (one, other) = (anchors(one), anchors(other));
+    one.iter().any(|root| other.contains(root))
+}
+
+fn anchors(bundle: &str) -> Vec<TrustAnchor<'static>> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(CertificateDer::pem_slice_iter(bundle.as_bytes()).filter_map(Result::ok));
+    store.roots
 }
 
 fn bytes(text: &str) -> ByteString {
@@ -185,5 +221,32 @@ mod tests {
     fn what_is_missing_in_a_secret_is_named() {
         let error = material(&secret(&json!({"tls.crt": bytes("c")}))).unwrap_err();
         assert_eq!(error.to_string(), "it has no tls.key");
+    }
+
+    fn root() -> String {
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        Material::new_root(&domain, SystemTime::now()).unwrap().certificates
+    }
+
+    #[test]
+    fn roots_are_replaced_only_by_way_of_both() {
+        let (old, new) = (root(), root());
+        let both = old.clone() + &new;
+        assert!(shares_a_root(&old, &both) && shares_a_root(&both, &new) && shares_a_root(&old, &old));
+        assert!(!shares_a_root(&old, &new));
+        assert!(!shares_a_root(&old, "") && !shares_a_root("", ""));
+    }
+
+    #[test]
+    fn a_root_that_was_renewed_with_its_key_is_the_same() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let renewed = |serial: u64| {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.serial_number = Some(serial.into());
+            params.self_signed(&key).unwrap().pem()
+        };
+        assert_ne!(renewed(1), renewed(2));
+        assert!(shares_a_root(&renewed(1), &renewed(2)));
     }
 }

@@ -15,7 +15,7 @@ use mesh::pod::PodFacts;
 use tokio::{sync::watch, time::sleep};
 use tracing::debug;
 
-use super::watch::{RETRY_MAX, RETRY_MIN};
+use super::watch::{RETRY_MAX, RETRY_MIN, is_progress};
 use crate::config::Config;
 
 /// This pod, as far as it is known.
@@ -46,7 +46,9 @@ async fn keep(pods: Api<Pod>, this: watcher::Config, uid: String, known: watch::
         };
         match event {
             Some(Ok(event)) => {
-                retry = RETRY_MIN;
+                if is_progress(&event) {
+                    retry = RETRY_MIN;
+                }
                 known.send_if_modified(|pod| pod.take(event, &uid));
             }
             Some(Err(error)) => {

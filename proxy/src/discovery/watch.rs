@@ -180,7 +180,9 @@ async fn follow<K: Watched>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                retry = RETRY_MIN;
+                if is_progress(&event) {
+                    retry = RETRY_MIN;
+                }
                 if changes.send((id.clone(), change(&id.key, event))).await.is_err() {
                     return;
                 }
@@ -191,6 +193,15 @@ async fn follow<K: Watched>(
                 retry = (retry * 2).min(RETRY_MAX);
             }
         }
+    }
+}
+
+/// Whether the control plane has served us in full. The watcher says `Init` before it asks, and a list can break off at any
+/// page.
+pub(super) fn is_progress<K>(event: &Event<K>) -> bool {
+    match event {
+        Event::InitDone | Event::Apply(_) | Event::Delete(_) => true,
+        Event::Init | Event::InitApply(_) => false,
     }
 }
 
@@ -273,5 +284,16 @@ impl Seen {
             "name": &*self.name.name,
             "resourceVersion": self.resource_version,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_to_list_are_no_progress() {
+        assert!(![Event::Init, Event::InitApply(())].iter().any(is_progress));
+        assert!([Event::InitDone, Event::Apply(()), Event::Delete(())].iter().all(is_progress));
     }
 }

@@ -17,8 +17,9 @@ use crate::source::Change;
 
 /// Objects of a page: of the largest kind, pods, about 4 MiB.
 const PAGE: u32 = 250;
-/// A watch ends after this many seconds and goes on anew: a connection that died silently costs no more than this.
-const WATCH_SECONDS: u32 = 60;
+/// A watch ends after this many seconds and goes on anew: a connection that died silently costs no more than this. The API
+/// server gives up the page of a list after the same time.
+pub const WATCH_SECONDS: u32 = 45;
 /// Waiting between attempts, doubled with each: the mesh should be up to date soon after the API server is back.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -62,7 +63,9 @@ async fn take(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                delay = FIRST_DELAY;
+                if is_progress(&event) {
+                    delay = FIRST_DELAY;
+                }
                 if let Some(found) = tracker.take(event)
                     && news.send(found).await.is_err()
                 {
@@ -76,6 +79,15 @@ async fn take(
                 delay = (delay * 2).min(LONGEST_DELAY);
             }
         }
+    }
+}
+
+/// Whether the API server has served us in full. The watcher says `Init` before it asks, and a list can break off at any
+/// page.
+fn is_progress<K>(event: &Event<K>) -> bool {
+    match event {
+        Event::InitDone | Event::Apply(_) | Event::Delete(_) => true,
+        Event::Init | Event::InitApply(_) => false,
     }
 }
 
@@ -179,5 +191,11 @@ mod tests {
     fn a_deleted_object_is_gone_whatever_it_looks_like() {
         let Some(News::Changed(changes)) = tracker().take(Event::Delete(broken("b"))) else { panic!() };
         assert!(matches!(changes.as_slice(), [(key, None)] if &*key.name.name == "b"));
+    }
+
+    #[test]
+    fn attempts_to_list_are_no_progress() {
+        assert!(![Event::Init, Event::InitApply(item("a"))].iter().any(is_progress));
+        assert!([Event::InitDone, Event::Apply(item("a")), Event::Delete(item("a"))].iter().all(is_progress));
     }
 }

@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::core::ApiResource;
+use kube::{Client, Error};
 use mesh::contract::BUNDLE_CONFIG_MAP;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
 
+pub use follow::WATCH_SECONDS;
 use follow::{Followed, follow};
-use served::served;
-pub use served::{has, resource};
+use served::{Kinds, kinds};
+pub use served::{has, is_absent, resource};
 
 use super::{Change, seconds};
 use crate::index::Index;
@@ -27,8 +29,10 @@ use crate::object::{Key, Kind};
 
 /// How often the API server is asked whether a kind came or went: a custom resource's definition is applied rarely.
 const LOOK: Duration = Duration::from_secs(10);
-/// Waiting after a question that failed.
+/// Waiting after a question that failed, and for a kind that is about to come.
 const RETRY: Duration = Duration::from_secs(1);
+/// A question that takes longer is given up: an API server that hangs must not hold up what would be asked next.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Batches on their way to the index: what waits there holds its watch back, and not memory.
 const WAITING: usize = 64;
 
@@ -50,6 +54,14 @@ pub enum News {
     Served(BTreeSet<Kind>),
     /// A kind that is no longer served.
     Gone(Kind),
+}
+
+/// The answer to a question to the API server, if it comes in time. Watches and long lists are no such questions.
+pub async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match timeout(PATIENCE, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::Service(format!("no answer within {PATIENCE:?}").into())),
+    }
 }
 
 /// Follows the cluster into `index`; `ready` is told when everything that there is has been taken in.
@@ -78,45 +90,59 @@ async fn follow_optional(client: Client, news: Sender<News>) {
     let mut followers: BTreeMap<Kind, (ApiResource, AbortHandle)> = BTreeMap::new();
     let mut told = false;
     loop {
-        let present = match served(&client).await {
-            Ok(present) => present,
+        let kinds = match kinds(&client).await {
+            Ok(kinds) => kinds,
             Err(error) => {
                 tracing::warn!("cannot ask which kinds the API server has: {error}");
-                tokio::time::sleep(RETRY).await;
+                sleep(RETRY).await;
                 continue;
             }
         };
-        for kind in outdated(&followers, &present) {
+        for kind in &kinds.awaited {
+            tracing::warn!(
+                kind = kind.as_str(),
+                "not served, though its definition is there: waiting for it"
+            );
+        }
+        // Its objects may be there, too: without them nothing begins.
+        if !told && !kinds.awaited.is_empty() {
+            sleep(RETRY).await;
+            continue;
+        }
+        let followed = followers.iter().map(|(kind, (resource, _))| (*kind, resource));
+        for kind in outdated(followed, &kinds) {
             if let Some((_, follower)) = followers.remove(&kind) {
                 follower.abort();
             }
-            if !present.contains_key(&kind) {
-                tracing::warn!(kind = kind.as_str(), "no longer served by the API server");
+            if kinds.is_gone(kind) {
+                tracing::warn!(kind = kind.as_str(), "gone from the API server, with its definition");
                 let _ = news.send(News::Gone(kind)).await;
             }
         }
         if !told {
-            let _ = news.send(News::Served(present.keys().copied().collect())).await;
+            let _ = news.send(News::Served(kinds.served.keys().copied().collect())).await;
             told = true;
         }
-        for (kind, resource) in present {
+        let pause = if kinds.awaited.is_empty() { LOOK } else { RETRY };
+        for (kind, resource) in kinds.served {
             followers.entry(kind).or_insert_with(|| {
                 tracing::info!(kind = kind.as_str(), version = resource.version, "followed");
                 let followed = Followed { kind, resource: resource.clone(), name: None };
                 (resource, tokio::spawn(follow(client.clone(), followed, news.clone())).abort_handle())
             });
         }
-        tokio::time::sleep(LOOK).await;
+        sleep(pause).await;
     }
 }
 
-/// The kinds whose follower asks for what is not served any more.
-fn outdated(
-    followers: &BTreeMap<Kind, (ApiResource, AbortHandle)>,
-    present: &BTreeMap<Kind, ApiResource>,
-) -> Vec<Kind> {
-    let outdated = followers.iter().filter(|(kind, (resource, _))| present.get(kind) != Some(resource));
-    outdated.map(|(kind, _)| *kind).collect()
+/// The kinds whose follower is to end: those that are gone, and those that are served under another version. A follower
+/// whose kind is missing for a moment stays, and with it what it told.
+fn outdated<'f>(followed: impl Iterator<Item = (Kind, &'f ApiResource)>, kinds: &Kinds) -> Vec<Kind> {
+    let outdated = followed.filter(|(kind, resource)| match kinds.served.get(kind) {
+        Some(served) => served != *resource,
+        None => kinds.is_gone(*kind),
+    });
+    outdated.map(|(kind, _)| kind).collect()
 }
 
 async fn take(index: Arc<Index>, mut news: Receiver<News>, ready: oneshot::Sender<()>) {
@@ -206,6 +232,7 @@ mod tests {
     use super::*;
     use crate::index::tests::{index, service};
     use crate::source::appeared;
+    use mesh::route::RouteKind;
 
     fn listed(kind: Kind) -> News {
         News::Listed { kind, present: HashSet::new(), changes: Vec::new() }
@@ -260,5 +287,23 @@ mod tests {
         assert_eq!(names(News::Gone(Kind::Service)), ["coming", "known"]);
         let present = HashSet::from([Key::new(Kind::Service, "shop", "known")]);
         assert_eq!(names(News::Listed { kind: Kind::Service, present, changes: Vec::new() }), ["coming"]);
+    }
+
+    #[test]
+    fn only_a_kind_that_is_gone_or_has_another_version_is_given_up() {
+        let [http, tcp, tls] = [RouteKind::Http, RouteKind::Tcp, RouteKind::Tls].map(Kind::Route);
+        let all = [http, tcp, tls, Kind::ServiceCidr].map(|kind| (kind, resource(kind, "v1")));
+        let given_up = |kinds: &Kinds| outdated(all.iter().map(|(kind, resource)| (*kind, resource)), kinds);
+        // An API server that has just begun.
+        let beginning = Kinds { awaited: BTreeSet::from([http, tcp, tls]), ..Kinds::default() };
+        assert!(given_up(&beginning).is_empty());
+        let served = BTreeMap::from([(http, resource(http, "v1")), (tcp, resource(tcp, "v1beta1"))]);
+        assert_eq!(given_up(&Kinds { served, ..Kinds::default() }), [tcp, tls]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_is_given_up() {
+        let error = in_time(std::future::pending::<Result<(), Error>>()).await.unwrap_err();
+        assert!(error.to_string().contains("no answer within 10s"), "{error}");
     }
 }
