@@ -1,5 +1,6 @@
 //! Port 15012: signing and discovery, for callers that prove who they are.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +19,7 @@ use crate::limit::{Limit, Rate};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::review::{Caller, Reviewer};
+use crate::said::worth_a_review;
 use crate::serve::Answer;
 use crate::tokens::Tokens;
 
@@ -101,24 +103,30 @@ impl Control {
         let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
             Refusal::new(StatusCode::UNAUTHORIZED, "send the pod's token: Authorization: Bearer TOKEN")
         })?;
+        let peer: &Peer = request.extensions().get().ok_or_else(|| {
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "it is not known where the request came from")
+        })?;
         let (token, now) = (token.trim(), (Instant::now(), SystemTime::now()));
         if !self.reviewer().remembers(token, now) {
-            let peer =
-                request.extensions().get().map_or_else(String::new, |peer: &Peer| peer.ip().to_string());
-            allow(&self.checking, &peer)?;
-            if let Some(tokens) = &self.tokens {
-                let claims = tokens.review(token).await?;
-                self.reviewer().learn(token, &claims, now)?;
-            }
+            allow(&self.checking, &peer.ip().to_string())?;
+            self.ask_about(token, peer.ip(), now).await?;
         }
-        let caller = self.reviewer().review(token, &self.index.read(), now)?;
-        match request.extensions().get().is_none_or(|peer: &Peer| peer.prove(&caller.uid)) {
+        let caller = self.reviewer().review(token, &self.index.read(), peer.ip(), now)?;
+        match peer.prove(&caller.uid) {
             true => Ok(caller),
             false => Err(Refusal::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "the pod has too many connections open: use one for all requests",
             )),
         }
+    }
+
+    /// Has the API server say whose `token` is, where nobody here can.
+    async fn ask_about(&self, token: &str, from: IpAddr, now: (Instant, SystemTime)) -> Result<(), Refusal> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let pod = worth_a_review(token, &self.index.read(), from, now.1)?;
+        let claims = tokens.review(token, &pod).await?;
+        self.reviewer().learn(token, &claims, now)
     }
 
     fn reviewer(&self) -> MutexGuard<'_, Reviewer> {

@@ -1,12 +1,13 @@
 //! heddle-injector: the control plane of Heddle.
 //!
-//! One thread answers all requests from memory. Decisions (`patch`, `status`, `review`, `limit`, `discovery::query`) are
-//! pure and apart from the edges (`serve`, `source`, `cluster`).
+//! One thread answers all requests from memory. Decisions (`patch`, `status`, `review`, `said`, `limit`,
+//! `discovery::query`) are pure and apart from the edges (`serve`, `source`, `cluster`).
 
 mod answer;
 mod authority;
 mod certificate;
 mod cluster;
+mod connections;
 mod control;
 mod count;
 mod discovery;
@@ -20,10 +21,12 @@ mod peer;
 mod place;
 mod plain;
 mod review;
+mod said;
 mod serve;
 mod source;
 mod start;
 mod status;
+mod stay;
 mod tokens;
 mod webhook;
 
@@ -37,6 +40,7 @@ use flags::Flags;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    harden();
     match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,4 +59,16 @@ fn run(flags: &Flags) -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(start::start(flags))
+}
+
+/// The authority's key must not end in a core dump, nor be read by another process of this user; and there must be files
+/// enough for every connection.
+fn harden() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // None can fail but on kernels that lack the limit, where there is nothing to set.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Owners that are remembered before those without a place are forgotten.
+/// Owners that are remembered, at least, before those without a place are forgotten.
 const REMEMBERED: usize = 1_024;
 /// Who waits longer than this is refused.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,8 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Places<K> {
     all: Arc<Semaphore>,
-    by_owner: Mutex<HashMap<K, Arc<Semaphore>>>,
+    owners: Mutex<Owners<K>>,
     each: usize,
+}
+
+#[derive(Debug)]
+struct Owners<K> {
+    places: HashMap<K, Arc<Semaphore>>,
+    /// How many there are when those without a place are looked for: at each newcomer it would cost too much where nearly
+    /// all have one.
+    forget_at: usize,
 }
 
 /// One place; it is free again when this is dropped.
@@ -32,7 +40,8 @@ pub struct Place {
 impl<K: Hash + Eq> Places<K> {
     /// `each` for one owner and `all` together, all free.
     pub fn new(each: usize, all: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), by_owner: Mutex::default(), each }
+        let owners = Owners { places: HashMap::new(), forget_at: REMEMBERED };
+        Self { all: Arc::new(Semaphore::new(all)), owners: Mutex::new(owners), each }
     }
 
     /// A place for `owner`, waiting a little for it if there is none.
@@ -40,7 +49,8 @@ impl<K: Hash + Eq> Places<K> {
         timeout(PATIENCE, self.wait(owner)).await.ok().flatten()
     }
 
-    async fn wait(&self, owner: K) -> Option<Place> {
+    /// A place for `owner`, however long it takes.
+    pub async fn wait(&self, owner: K) -> Option<Place> {
         // Its own first: who waits for that takes nothing from the others.
         let own = self.of(owner).acquire_owned().await.ok()?;
         let of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
@@ -48,11 +58,12 @@ impl<K: Hash + Eq> Places<K> {
     }
 
     fn of(&self, owner: K) -> Arc<Semaphore> {
-        let mut places = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.len() >= REMEMBERED {
-            places.retain(|_, place| Arc::strong_count(place) > 1); // permits and waiters hold it, too
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.places.len() >= owners.forget_at {
+            owners.places.retain(|_, place| Arc::strong_count(place) > 1); // permits and waiters hold it, too
+            owners.forget_at = REMEMBERED.max(2 * owners.places.len());
         }
-        Arc::clone(places.entry(owner).or_insert_with(|| Arc::new(Semaphore::new(self.each))))
+        Arc::clone(owners.places.entry(owner).or_insert_with(|| Arc::new(Semaphore::new(self.each))))
     }
 }
 
@@ -87,7 +98,7 @@ mod tests {
         let places = Places::new(2, 3);
         for owner in 0..5_000 {
             drop(take(&places, owner));
-            assert!(places.by_owner.lock().unwrap().len() <= REMEMBERED);
+            assert!(places.owners.lock().unwrap().places.len() <= REMEMBERED);
         }
     }
 

@@ -1,10 +1,12 @@
 //! Who asks: the review of a service account token (security rule 10).
 //!
 //! The token proves namespace, service account and pod; the index must hold that very pod, so that a token
-//! outlives its pod by nothing. Whether the token itself is good is checked with the key that signs tokens (in the lab)
-//! or by the API server (`tokens`); only that is remembered, and for a minute at most.
+//! outlives its pod by nothing, and the pod must be where the caller is. Whether the token itself is good is checked
+//! with the key that signs tokens (in the lab) or by the API server (`tokens`); only that is remembered, and for a minute
+//! at most.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
@@ -13,11 +15,12 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use mesh::contract::TOKEN_AUDIENCE;
 use mesh::identity::{Identity, TrustDomain};
 use mesh::names::ObjectName;
+use mesh::pod::PodFacts;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use serde::Deserialize;
 
 use crate::answer::Refusal;
-use crate::index::State;
+use crate::index::{Link, State};
 use crate::object::Kind;
 
 /// A caller, proved.
@@ -118,22 +121,18 @@ impl Reviewer {
         Ok(())
     }
 
-    /// Who sends `token`, if it is good and its pod is there.
+    /// Who sends `token` from the address `from`, if it is good and its pod is there.
     pub fn review(
         &mut self,
         token: &str,
         state: &State,
+        from: IpAddr,
         now: (Instant, SystemTime),
     ) -> Result<Caller, Refusal> {
         let claims = self.claims(token, now)?;
+        let pod = check_claims(&claims, state, from)?;
         let bound = &claims.kubernetes;
-        let account = &bound.serviceaccount.name;
-        if claims.sub != format!("system:serviceaccount:{}:{account}", bound.namespace) {
-            return Err(unauthorized("the token's subject and its service account differ"));
-        }
-        let pod = ObjectName::new(&bound.namespace, &bound.pod.name);
-        check_pod(state, &pod, &bound.pod.uid, account)?;
-        let identity = Identity::new(&self.trust_domain, &bound.namespace, account)
+        let identity = Identity::new(&self.trust_domain, &bound.namespace, &bound.serviceaccount.name)
             .map_err(|error| unauthorized(&format!("the token's names make no identity: {error}")))?;
         Ok(Caller { pod, uid: bound.pod.uid.clone(), identity })
     }
@@ -187,7 +186,22 @@ pub fn check_length(token: &str) -> Result<(), Refusal> {
     }
 }
 
-fn check_life(claims: &Claims, now: u64) -> Result<(), Refusal> {
+/// The pod that `claims` name: they must agree with each other and with what is known of the pod, and it must be where
+/// the caller is.
+pub fn check_claims(claims: &Claims, state: &State, from: IpAddr) -> Result<ObjectName, Refusal> {
+    let bound = &claims.kubernetes;
+    let account = &bound.serviceaccount.name;
+    if claims.sub != format!("system:serviceaccount:{}:{account}", bound.namespace) {
+        return Err(unauthorized("the token's subject and its service account differ"));
+    }
+    let name = ObjectName::new(&bound.namespace, &bound.pod.name);
+    let pod = check_pod(state, &name, &bound.pod.uid, account)?;
+    check_address(state, pod, from)?;
+    Ok(name)
+}
+
+/// A token must not live longer than an hour.
+pub fn check_life(claims: &Claims, now: u64) -> Result<(), Refusal> {
     match claims.exp.saturating_sub(claims.iat.min(now)) > LONGEST_LIFE {
         true => {
             Err(unauthorized("the token lives longer than an hour: project it with expirationSeconds 3600"))
@@ -206,7 +220,12 @@ pub fn digest(token: &str) -> Digest {
 }
 
 /// The pod must be the one that the token was made for, and still running.
-fn check_pod(state: &State, name: &ObjectName, uid: &str, account: &str) -> Result<(), Refusal> {
+fn check_pod<'s>(
+    state: &'s State,
+    name: &ObjectName,
+    uid: &str,
+    account: &str,
+) -> Result<&'s PodFacts, Refusal> {
     let refused = |reason: &str| Err(Refusal::forbidden(format!("pod {name} {reason}")));
     let Some(pod) = state.get(Kind::Pod, name).and_then(|entry| entry.pod.as_ref()) else {
         return refused("is not known (yet)");
@@ -215,11 +234,35 @@ fn check_pod(state: &State, name: &ObjectName, uid: &str, account: &str) -> Resu
         pod if pod.uid != uid => refused("was replaced: the token is of the one before"),
         pod if pod.service_account != account => refused("has another service account than the token"),
         pod if pod.finished => refused("has finished"),
-        _ => Ok(()),
+        pod => Ok(pod),
     }
 }
 
-fn unix(clock: SystemTime) -> u64 {
+/// The pod must have the address that the caller has. Everything here is shared out by pod, and whoever may make pods
+/// and tokens in one namespace could make as many as he likes that never run, and take all there is in their names.
+///
+/// On its way a caller's address may become another one: a node's, or that of a gateway of the pod network (SNAT, pods
+/// on their node's network); and a pod that has just begun has an address before its kubelet has said which. So an address
+/// that no pod has says nothing, and it is enough that a node has taken the pod in.
+fn check_address(state: &State, pod: &PodFacts, from: IpAddr) -> Result<(), Refusal> {
+    let from = from.to_canonical();
+    let is_own = pod.ips.iter().any(|ip| ip.to_canonical() == from);
+    let is_anothers = || state.linked(&Link::PodAddress(from)).next().is_some();
+    if !is_own && is_anothers() {
+        return Err(Refusal::forbidden(format!(
+            "pod {} does not have the address {from}, which is another pod's: send a token from its own pod only",
+            pod.name
+        )));
+    }
+    if pod.node.is_none() && pod.ips.is_empty() {
+        let name = &pod.name;
+        return Err(Refusal::forbidden(format!("pod {name} is on no node (yet): ask again when it runs")));
+    }
+    Ok(())
+}
+
+/// Seconds since 1970.
+pub fn unix(clock: SystemTime) -> u64 {
     clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -228,8 +271,9 @@ pub fn unauthorized(message: &str) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, message)
 }
 
+/// What is wrong with a token, in a sentence.
 #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault makes it no token at all")]
-fn reason(kind: &ErrorKind) -> String {
+pub fn reason(kind: &ErrorKind) -> String {
     match kind {
         ErrorKind::ExpiredSignature => "the token has expired".to_owned(),
         ErrorKind::ImmatureSignature => "the token is not valid yet".to_owned(),

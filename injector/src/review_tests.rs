@@ -11,10 +11,16 @@ struct Bed {
     key: KeyPair,
     reviewer: Reviewer,
     index: Index,
+    /// Where the tokens come from.
+    from: IpAddr,
 }
 
 fn now() -> u64 {
     unix(SystemTime::now())
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
 impl Bed {
@@ -23,12 +29,14 @@ impl Bed {
         let public = public_pem(&key);
         let reviewer =
             Reviewer::new(public.as_bytes(), TrustDomain::parse("cluster.local").unwrap()).unwrap();
-        Self { key, reviewer, index: index(100, &pod("web-0", "10.1.0.3")) }
+        let index = index(100, &pod("web-0", "10.1.0.3"));
+        Self { key, reviewer, index, from: ip("10.1.0.3") }
     }
 
     fn review(&mut self, claims: &Value) -> Result<Caller, Refusal> {
         let token = token(&self.key, claims);
-        self.reviewer.review(&token, &self.index.read(), (Instant::now(), SystemTime::now()))
+        let now = (Instant::now(), SystemTime::now());
+        self.reviewer.review(&token, &self.index.read(), self.from, now)
     }
 
     #[track_caller]
@@ -110,6 +118,45 @@ fn the_pod_must_be_the_very_one() {
 }
 
 #[test]
+fn a_token_is_taken_from_its_own_pod_alone() {
+    let mut bed = Bed::new();
+    put(&bed.index, &pod("web-1", "10.1.0.4"));
+    bed.from = ip("10.1.0.4");
+    bed.check_refused(
+        &claims(),
+        403,
+        "pod shop/web-0 does not have the address 10.1.0.4, which is another pod's: send a token from its own pod only",
+    );
+    bed.from = ip("::ffff:10.1.0.3");
+    assert!(bed.review(&claims()).is_ok());
+}
+
+#[test]
+fn an_address_that_no_pod_has_says_nothing() {
+    let mut bed = Bed::new();
+    bed.from = ip("10.0.0.1");
+    assert!(bed.review(&claims()).is_ok());
+    // A pod on its node's network has no address of its own.
+    let on_node = pod("agent", "10.0.0.1").replace("containers:", "hostNetwork: true, containers:");
+    put(&bed.index, &on_node);
+    assert!(bed.review(&claims()).is_ok());
+}
+
+#[test]
+fn a_pod_that_never_ran_gets_nothing() {
+    let mut bed = Bed::new();
+    let begun = pod("web-0", "10.1.0.3").replace(", podIP: 10.1.0.3, podIPs: [{ip: 10.1.0.3}]", "");
+    put(&bed.index, &begun.replace("nodeName: node-1, ", ""));
+    for from in ["10.1.0.3", "10.0.0.1"] {
+        bed.from = ip(from);
+        bed.check_refused(&claims(), 403, "pod shop/web-0 is on no node (yet): ask again when it runs");
+    }
+    // Its kubelet has not said its address yet.
+    put(&bed.index, &begun);
+    assert!(bed.review(&claims()).is_ok());
+}
+
+#[test]
 fn subject_and_service_account_must_agree() {
     let claims = with("/sub", json!("system:serviceaccount:shop:admin"));
     Bed::new().check_refused(&claims, 401, "the token's subject and its service account differ");
@@ -131,12 +178,12 @@ fn a_remembered_token_still_expires() {
     let mut bed = Bed::new();
     let token = token(&bed.key, &claims());
     let moment = (Instant::now(), SystemTime::now());
-    assert!(bed.reviewer.review(&token, &bed.index.read(), moment).is_ok());
+    assert!(bed.reviewer.review(&token, &bed.index.read(), bed.from, moment).is_ok());
     assert_eq!(bed.reviewer.remembered.len(), 1);
     let claims = bed.reviewer.remembered.get_mut(&digest(&token)).unwrap();
     claims.0.exp = now() - 1;
     // Not answered from memory: the token itself is checked again, and is good.
-    assert!(bed.reviewer.review(&token, &bed.index.read(), moment).is_ok());
+    assert!(bed.reviewer.review(&token, &bed.index.read(), bed.from, moment).is_ok());
     assert!(bed.reviewer.remembered[&digest(&token)].0.exp > now());
 }
 
@@ -145,7 +192,7 @@ fn another_key_or_algorithm_proves_nothing() {
     let mut bed = Bed::new();
     let review = |bed: &mut Bed, token: &str| {
         bed.reviewer
-            .review(token, &bed.index.read(), (Instant::now(), SystemTime::now()))
+            .review(token, &bed.index.read(), bed.from, (Instant::now(), SystemTime::now()))
             .unwrap_err()
             .message
     };

@@ -9,31 +9,35 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Body;
 use crate::control::Control;
 use crate::peer::{Peer, Peers};
 use crate::plain::{Health, Pages};
+use crate::stay::{Stay, until_end, until_given_up};
 use crate::webhook::Webhook;
 
 /// A ClientHello and its answer take two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Who opens a connection has something to ask.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// A request's head once begun, and the time between requests on HTTP/1.
-const HEAD: Duration = Duration::from_secs(60);
+/// Between two requests on one connection: API servers keep theirs, and Prometheus comes once a minute.
+const IDLE: Duration = Duration::from_secs(90);
+/// The kubelet opens a connection for each probe.
+const PROBE_IDLE: Duration = Duration::from_secs(10);
+/// A request's head once begun, and the time between requests on HTTP/1, where nothing else ends a connection.
+const HEAD: Duration = IDLE;
 /// A bound token has 1 KiB; the rest of a head is small.
 const HEAD_BYTES: u32 = 32 * 1024;
 /// One proxy's watches share one connection: as many as discovery allows one pod.
@@ -54,21 +58,35 @@ pub trait Answer: Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// What callers of a port may ask at a time.
+/// What callers of a port may ask at a time, and how long they stay.
 pub trait Port {
     /// The HTTP/2 streams that one connection may have open.
     const STREAMS: u32 = FEW_STREAMS;
+    /// What keeps a connection open.
+    const STAY: Stay;
+    /// The answers after which a connection is closed: those to callers whom the port is not for.
+    const LAST: &'static [StatusCode] = &[];
 }
 
 impl Port for Control {
     const STREAMS: u32 = PROXYS_STREAMS;
+    const STAY: Stay = Stay::Proved;
+    const LAST: &'static [StatusCode] = &[StatusCode::UNAUTHORIZED];
 }
 
-impl Port for Webhook {}
+impl Port for Webhook {
+    const STAY: Stay = Stay::Asked(IDLE);
+    /// API servers ask for nothing but `POST /inject`.
+    const LAST: &'static [StatusCode] = &[StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
+}
 
-impl Port for Pages {}
+impl Port for Pages {
+    const STAY: Stay = Stay::Asked(IDLE);
+}
 
-impl Port for Health {}
+impl Port for Health {
+    const STAY: Stay = Stay::Asked(PROBE_IDLE);
+}
 
 /// Listens on `address`. Where there is no IPv6, all of IPv4 stands for all of both.
 pub async fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
@@ -95,10 +113,12 @@ pub async fn serve<A: Answer + Port>(
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // One that is too many is closed at once.
-                if let Some(peer) = peers.arrive(peer) {
+                // One for which there is no place is closed at once.
+                if let Some(peer) = peers.arrive(peer, Instant::now()) {
                     tokio::spawn(connection(stream, peer, tls.clone(), Arc::clone(&answer)));
                 }
+                // Its turn comes before the next arrives: of many that arrive at once, none is displaced unheard.
+                yield_now().await;
             }
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
@@ -117,7 +137,11 @@ async fn connection<A: Answer + Port>(
     // Events are small and urgent: waiting for more bytes (Nagle) would delay them.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else { return http(stream, peer, answer).await };
-    match timeout(HANDSHAKE, tls.accept(stream)).await {
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE, tls.accept(stream)) => accepted,
+        () = peer.displaced() => return tracing::debug!(%peer, "another connection has its place"),
+    };
+    match accepted {
         Ok(Ok(stream)) => http(stream, peer, answer).await,
         Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake: {error}"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
@@ -129,20 +153,33 @@ async fn http<A: Answer + Port>(
     peer: Peer,
     answer: Arc<A>,
 ) {
-    let (asked, from) = (Arc::new(AtomicBool::new(false)), peer.clone());
-    let has_asked = Arc::clone(&asked);
+    let answered = Arc::new(Notify::new());
+    let (from, last) = (peer.clone(), Arc::clone(&answered));
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let answer = Arc::clone(&answer);
-        has_asked.store(true, Ordering::Relaxed);
+        let (answer, last) = (Arc::clone(&answer), Arc::clone(&last));
+        from.ask(Instant::now());
         request.extensions_mut().insert(from.clone());
-        async move { Ok::<_, Infallible>(answer.answer(request).await) }
+        async move {
+            let response = answer.answer(request).await;
+            if A::LAST.contains(&response.status()) {
+                last.notify_one();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let builder = builder(A::STREAMS);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let outcome = match timeout(FIRST_REQUEST, &mut connection).await {
-        Ok(outcome) => outcome,
-        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
-        Err(_) => return tracing::debug!(%peer, "no request came on a new connection"),
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        end = until_end(A::STAY, &peer, &answered) => {
+            tracing::debug!(%peer, ?end, "a connection has to end");
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased; // first it says so to the caller
+                outcome = connection.as_mut() => outcome,
+                () = until_given_up(&peer, end) => Ok(()),
+            }
+        }
     };
     if let Err(error) = outcome {
         tracing::debug!(%peer, "connection: {error}");

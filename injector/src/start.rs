@@ -181,8 +181,8 @@ impl Base {
         let pages = Arc::new(Pages { metrics, index: Arc::clone(index), report });
         let health = Arc::new(Health(Arc::clone(&self.ready)));
         let [metrics_port, health_port] = self.plain;
-        tokio::spawn(serve::serve(metrics_port, Peers::open(), None, pages));
-        tokio::spawn(serve::serve(health_port, Peers::open(), None, health));
+        tokio::spawn(serve::serve(metrics_port, Peers::looking(), None, pages));
+        tokio::spawn(serve::serve(health_port, Peers::looking(), None, health));
         Opened { secure: self.secure, metrics: self.metrics, ready: self.ready }
     }
 }
@@ -205,7 +205,7 @@ impl Opened {
         let webhook = Webhook::new(index, self.metrics, config(flags), client);
         let [control_port, webhook_port] = self.secure;
         tokio::spawn(serve::serve(control_port, Peers::proving(), Some(tls.clone()), Arc::new(control)));
-        tokio::spawn(serve::serve(webhook_port, Peers::open(), Some(tls), Arc::new(webhook)));
+        tokio::spawn(serve::serve(webhook_port, Peers::calling(), Some(tls), Arc::new(webhook)));
         tokio::spawn(serving.keep());
         self.ready.store(true, Ordering::Relaxed);
         tracing::info!(trust_domain = %flags.trust_domain, "ready");

@@ -1,10 +1,11 @@
 //! TokenReview: the API server says whether a service account token is good, and whose it is (security rule 10).
 //!
-//! A proxy that starts sends many requests at once with one new token: they wait for one review.
+//! A proxy that starts sends many requests at once with one new token: they wait for one review. Of other tokens in the
+//! name of one pod there is one review at a time, and what was refused is refused again without another.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -14,25 +15,37 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use mesh::contract::TOKEN_AUDIENCE;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::answer::Refusal;
-use crate::review::{Bound, BoundPod, Claims, Digest, Named, check_length, digest, unauthorized};
+use crate::place::Places;
+use crate::review::{Bound, BoundPod, Claims, Digest, Named, digest, unauthorized};
 
 /// Reviews on their way at a time: a restart of the whole mesh must not be an attack on the API server.
 const AT_ONCE: usize = 32;
+/// Of them, in the name of one pod: it sends one token, and another one every 48 minutes.
+const OF_ONE_POD: usize = 1;
 /// A review that takes longer is given up; its proxy asks again.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a refusal is remembered; short, since the API server may know more in a moment.
+const REFUSED: Duration = Duration::from_secs(10);
+/// How many are remembered at once; about 300 bytes each.
+const MOST_REFUSED: usize = 4096;
 
 type Outcome = Result<Claims, Refusal>;
 
 /// Asks the API server.
 pub struct Tokens {
     api: Api<TokenReview>,
-    places: Semaphore,
+    /// By the UID of the pod that a token names.
+    places: Places<String>,
     pending: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Outcome>>>>,
+    refused: Mutex<Refused>,
 }
+
+/// Tokens that the API server has refused a moment ago.
+#[derive(Default)]
+struct Refused(HashMap<Digest, (Refusal, Instant)>);
 
 /// When a token was issued and ends. The API server has checked it and does not tell.
 #[derive(Deserialize)]
@@ -44,34 +57,47 @@ struct Times {
 impl Tokens {
     /// Asks by `client`.
     pub fn new(client: Client) -> Arc<Self> {
-        let places = Semaphore::new(AT_ONCE);
-        Arc::new(Self { api: Api::all(client), places, pending: Mutex::default() })
+        let places = Places::new(OF_ONE_POD, AT_ONCE);
+        Arc::new(Self { api: Api::all(client), places, pending: Mutex::default(), refused: Mutex::default() })
     }
 
-    /// What `token` says, if the API server finds it good.
-    pub async fn review(self: &Arc<Self>, token: &str) -> Outcome {
-        check_length(token)?;
+    /// What `token` says, if the API server finds it good. `pod` is the UID of the pod that it names: who sends token
+    /// after token in its name waits for himself.
+    pub async fn review(self: &Arc<Self>, token: &str, pod: &str) -> Outcome {
         let digest = digest(token);
+        let refusal = self.refused().recall(&digest, Instant::now());
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
         let review = {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.entry(digest).or_insert_with(|| self.begin(digest, token.to_owned())).clone()
+            let begin = || self.begin(digest, token.to_owned(), pod.to_owned());
+            pending.entry(digest).or_insert_with(begin).clone()
         };
         review.await
     }
 
     /// A review in a task of its own: it goes on when whoever asked gives up, and is forgotten when it is done.
-    fn begin(self: &Arc<Self>, digest: Digest, token: String) -> Shared<BoxFuture<'static, Outcome>> {
+    fn begin(
+        self: &Arc<Self>,
+        digest: Digest,
+        token: String,
+        pod: String,
+    ) -> Shared<BoxFuture<'static, Outcome>> {
         let this = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let outcome = this.ask(token).await;
+            let outcome = this.ask(token, pod).await;
+            if let Err(refusal) = &outcome {
+                this.refused().remember(digest, refusal, Instant::now());
+            }
             this.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
             outcome
         });
         task.map(|ended| ended.unwrap_or_else(|_| Err(unavailable("its review broke off")))).boxed().shared()
     }
 
-    async fn ask(&self, token: String) -> Outcome {
-        let Ok(_place) = self.places.acquire().await else { return Err(unavailable("reviews ended")) };
+    async fn ask(&self, token: String, pod: String) -> Outcome {
+        let Some(_place) = self.places.wait(pod).await else { return Err(unavailable("reviews ended")) };
         let spec =
             TokenReviewSpec { audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]), token: Some(token.clone()) };
         let review = TokenReview { spec, ..TokenReview::default() };
@@ -83,6 +109,35 @@ impl Tokens {
         let times = times.map_err(|_| unauthorized("the token is no JWT with the claims iat and exp"))?;
         claims(&reviewed.status.unwrap_or_default(), &times)
     }
+
+    fn refused(&self) -> MutexGuard<'_, Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Refused {
+    fn recall(&self, digest: &Digest, now: Instant) -> Option<Refusal> {
+        let (refusal, at) = self.0.get(digest)?;
+        is_fresh(*at, now).then(|| refusal.clone())
+    }
+
+    /// Keeps what was said of the token itself. That nobody could say anything may be over in a moment.
+    fn remember(&mut self, digest: Digest, refusal: &Refusal, now: Instant) {
+        if refusal.code != StatusCode::UNAUTHORIZED {
+            return;
+        }
+        if self.0.len() >= MOST_REFUSED {
+            self.0.retain(|_, (_, at)| is_fresh(*at, now));
+        }
+        if self.0.len() >= MOST_REFUSED {
+            self.0.clear();
+        }
+        self.0.insert(digest, (refusal.clone(), now));
+    }
+}
+
+fn is_fresh(refused: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(refused) < REFUSED
 }
 
 /// What a review says. It must name our audience: a token for anything else says nothing to us.
@@ -128,6 +183,12 @@ fn unavailable(reason: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http::Response;
+    use http_body_util::Full;
     use serde_json::{Value, json};
 
     const TIMES: Times = Times { iat: 1, exp: 2 };
@@ -180,5 +241,78 @@ mod tests {
             "the token is not that of a service account",
         );
         check_refused(|status| status["user"]["extra"] = json!({}), "the token is not bound to a pod");
+    }
+
+    #[test]
+    fn a_refused_token_is_refused_again_for_a_moment() {
+        let (mut refused, start) = (Refused::default(), Instant::now());
+        let refusal = unauthorized("it is not a token of this cluster");
+        refused.remember(digest("bad"), &refusal, start);
+        refused.remember(digest("slow"), &unavailable("the API server takes too long"), start);
+        assert_eq!(refused.recall(&digest("bad"), start + REFUSED / 2), Some(refusal));
+        assert_eq!(refused.recall(&digest("slow"), start), None);
+        assert_eq!(refused.recall(&digest("bad"), start + REFUSED), None);
+    }
+
+    #[test]
+    fn what_is_remembered_of_refusals_is_bounded() {
+        let (mut refused, start) = (Refused::default(), Instant::now());
+        for number in 0..=MOST_REFUSED {
+            refused.remember(digest(&number.to_string()), &unauthorized("no"), start);
+            assert!(refused.0.len() <= MOST_REFUSED);
+        }
+        assert!(refused.recall(&digest(&MOST_REFUSED.to_string()), start).is_some());
+    }
+
+    /// An API server that finds no token good, and counts: reviews that run, the most that ran at once, and all.
+    #[derive(Default)]
+    struct Server([AtomicUsize; 3]);
+
+    impl Server {
+        async fn refuse(&self) -> Response<Full<Bytes>> {
+            let [running, most, all] = &self.0;
+            all.fetch_add(1, Ordering::Relaxed);
+            most.fetch_max(running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            running.fetch_sub(1, Ordering::Relaxed);
+            let review = json!({
+                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {},
+                "status": {"authenticated": false},
+            });
+            Response::new(Full::from(review.to_string()))
+        }
+
+        /// Has all `tokens` reviewed, each with its pod; says how many reviews ran at once, and how many there were.
+        async fn review(tokens: &[(&str, &str)]) -> [usize; 2] {
+            let server = Arc::new(Self::default());
+            let asked = Arc::clone(&server);
+            let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+                let asked = Arc::clone(&asked);
+                async move { Ok::<_, Infallible>(asked.refuse().await) }
+            });
+            let reviews = Tokens::new(Client::new(service, "default"));
+            let all = tokens.iter().map(|(token, pod)| reviews.review(token, pod));
+            let outcomes = futures::future::join_all(all).await;
+            assert!(
+                outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|refusal| refusal.code == 401))
+            );
+            let [_, most, all] = &server.0;
+            [most.load(Ordering::Relaxed), all.load(Ordering::Relaxed)]
+        }
+    }
+
+    // Each is a JWT that says {"iat":1,"exp":2}.
+    const FIRST: &str = "a.eyJpYXQiOjEsImV4cCI6Mn0.a";
+    const SECOND: &str = "b.eyJpYXQiOjEsImV4cCI6Mn0.b";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_comes_often_is_reviewed_once() {
+        assert_eq!(Server::review(&[(FIRST, "uid-0"), (FIRST, "uid-0"), (FIRST, "uid-0")]).await, [1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_pod_there_is_one_review_at_a_time() {
+        assert_eq!(Server::review(&[(FIRST, "uid-0"), (SECOND, "uid-0")]).await, [1, 2]);
+        assert_eq!(Server::review(&[(FIRST, "uid-0"), (SECOND, "uid-1")]).await, [2, 2]);
     }
 }

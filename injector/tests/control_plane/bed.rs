@@ -179,7 +179,7 @@ impl Bed {
         sender
     }
 
-    /// A connection to the control (0) or the webhook's port (1), without a handshake.
+    /// A connection to any of the ports, without a handshake.
     pub async fn dial(&self, address: [u8; 4], port: usize) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((address, 0).into()).unwrap();

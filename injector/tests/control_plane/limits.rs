@@ -7,10 +7,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use crate::bed::{Bed, send, uri};
+use crate::bed::{Bed, Sender, read, send, uri};
 use crate::{csr, service, soon};
 
 #[tokio::test]
@@ -71,17 +72,76 @@ async fn a_pod_has_few_connections() {
     }
 }
 
-#[tokio::test]
-async fn a_connection_on_which_nothing_is_asked_is_closed() {
-    let bed = Bed::start(&[]).await;
-    let mut sender = bed.connect::<Full<Bytes>>(0).await;
-    sender.ready().await.unwrap();
+/// Waits until the server has closed a connection.
+async fn closed(mut sender: Sender<Full<Bytes>>) {
     let closed = async {
         while sender.ready().await.is_ok() && !sender.is_closed() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     timeout(Duration::from_secs(20), closed).await.expect("it stays open");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_is_closed() {
+    let bed = Bed::start(&[]).await;
+    let mut control = bed.connect::<Full<Bytes>>(0).await;
+    let mut webhook = bed.connect::<Full<Bytes>>(1).await;
+    control.ready().await.unwrap();
+    webhook.ready().await.unwrap();
+    tokio::join!(closed(control), closed(webhook));
+}
+
+#[tokio::test]
+async fn a_connection_that_proves_no_pod_is_closed_whatever_is_asked_on_it() {
+    let bed = Bed::start(&[]).await;
+    let mut sender = bed.connect::<Full<Bytes>>(0).await;
+    let token = bed.token_with(|claims| claims["kubernetes.io"]["pod"]["uid"] = json!("old"));
+    assert_eq!(send(&mut sender, "GET", "/v1/bundle", &token, "").await.status(), 403);
+    closed(sender).await;
+}
+
+#[tokio::test]
+async fn a_refused_token_ends_its_connection_and_the_answer_arrives() {
+    let bed = Bed::start(&[]).await;
+    let mut sender = bed.connect::<Full<Bytes>>(0).await;
+    let (code, status) = read(send(&mut sender, "GET", "/v1/bundle", "nonsense", "").await).await;
+    assert_eq!((code, &status["kind"]), (401, &json!("Status")));
+    soon(closed(sender)).await;
+}
+
+#[tokio::test]
+async fn who_asks_the_webhook_for_something_else_is_answered_and_gone() {
+    let bed = Bed::start(&[]).await;
+    for (method, target, expected) in [("GET", "/inject", 405), ("POST", "/metrics", 404)] {
+        let mut sender = bed.connect::<Full<Bytes>>(1).await;
+        let (code, status) = read(send(&mut sender, method, target, "", "").await).await;
+        assert_eq!((code, &status["kind"]), (expected, &json!("Status")));
+        soon(closed(sender)).await;
+    }
+    let mut server = bed.connect::<Full<Bytes>>(1).await;
+    for _ in 0..2 {
+        assert_eq!(send(&mut server, "POST", "/inject", "", "{}").await.status(), 400);
+    }
+}
+
+#[tokio::test]
+async fn who_fills_a_port_makes_room_for_newcomers() {
+    let bed = Bed::start(&[]).await;
+    for (port, each) in [(1, 32), (2, 8), (3, 8)] {
+        let mut idle = Vec::new();
+        for _ in 0..each {
+            idle.push(bed.dial([127, 0, 0, 1], port).await);
+        }
+        // The newcomer takes the place of the first.
+        let _late = bed.dial([127, 0, 0, 1], port).await;
+        let ended = soon(idle[0].read(&mut [0; 1])).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{port}: {ended:?}");
+        let second = timeout(Duration::from_millis(100), idle[1].read(&mut [0; 1])).await;
+        assert!(second.is_err(), "{port}: {second:?}");
+    }
+    assert!(bed.plain(3, "/live").await.is_some());
+    assert_eq!(bed.admit("{}").await.0, 400);
 }
 
 #[tokio::test]
