@@ -1,7 +1,10 @@
 //! Discovery: a read-only part of the Kubernetes API, answered from the index.
 
+mod event;
+mod follower;
 mod open;
 mod query;
+mod unsent;
 mod watch;
 
 use std::convert::Infallible;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::query::Query;
+use super::unsent::{Room, Share, Unsent};
 use crate::count::{Counts, Held};
 use crate::metrics::Metrics;
 use crate::place::{Place, Places};
 
-/// Six for each destination that a proxy keeps, and some: about 1 KiB each.
+/// Six for each destination that a proxy keeps, and some: about 3 KiB each, and what was made for them has its own bound
+/// (`unsent`).
 const WATCHES_EACH: usize = 8_192;
 /// All of a large cluster's.
 const WATCHES_ALL: usize = 500_000;
@@ -23,6 +25,7 @@ const LISTS_ALL: usize = 256;
 pub struct Open {
     watches: Arc<Counts<String>>,
     lists: Places<String>,
+    unsent: Unsent,
     metrics: Arc<Metrics>,
     latest: Mutex<Option<(Query, u64, Bytes)>>,
 }
@@ -31,6 +34,7 @@ pub struct Open {
 #[derive(Debug)]
 pub struct Watching {
     metrics: Arc<Metrics>,
+    share: Share,
     _held: Held<String>,
 }
 
@@ -39,14 +43,15 @@ impl Open {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let watches = Arc::new(Counts::new(WATCHES_EACH, WATCHES_ALL));
         let lists = Places::new(LISTS_EACH, LISTS_ALL);
-        Self { watches, lists, metrics, latest: Mutex::default() }
+        Self { watches, lists, unsent: Unsent::default(), metrics, latest: Mutex::default() }
     }
 
     /// One more watch of `caller`, unless it has too many, or all have.
     pub fn watch(&self, caller: &str) -> Option<Watching> {
         let held = self.watches.take(caller.to_owned())?;
         self.metrics.watch_opened();
-        Some(Watching { metrics: Arc::clone(&self.metrics), _held: held })
+        let (metrics, share) = (Arc::clone(&self.metrics), self.unsent.of(caller));
+        Some(Watching { metrics, share, _held: held })
     }
 
     /// One more list of `caller`, as soon as it has few enough under way, and all have.
@@ -65,6 +70,13 @@ impl Open {
                 text
             }
         }
+    }
+}
+
+impl Watching {
+    /// Room for a piece of its events, as soon as its pod has taken enough of those before it.
+    pub async fn room(&self) -> Option<Room> {
+        self.share.room().await
     }
 }
 

@@ -11,8 +11,8 @@ use http::StatusCode;
 use mesh::names::{ObjectName, ServiceName};
 
 use crate::answer::Refusal;
-use crate::index::{Entry, Link};
-use crate::object::{GATEWAY_GROUP, Kind, Serving};
+use crate::index::{Entry, Link, SERVICE_NAME_LABEL, State, Topic};
+use crate::object::{GATEWAY_GROUP, Key, Kind, Serving};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub enum Selector {
     All,
     /// The one of that name.
     Name(Arc<str>),
-    /// Those found by an address.
+    /// Those found by an address, or the slices of a Service.
     Linked(Link),
     /// The Service whose an address is.
     ServiceAt(IpAddr),
@@ -108,13 +108,13 @@ impl Query {
     /// Whether an object is asked for. (Whose an address is, and whether a pod belongs to a Service, is for the index
     /// to say.)
     pub fn matches(&self, entry: &Entry) -> bool {
-        let selected = match &self.selector {
+        let is_selected = || match &self.selector {
             Selector::All => true,
             Selector::Name(name) => entry.key.name.name == *name,
             Selector::Linked(link) => entry.links().contains(link),
             Selector::PodsOf(_) | Selector::ServiceAt(_) => false,
         };
-        selected && self.covers(entry)
+        self.covers(entry) && is_selected()
     }
 
     /// Whether an object is of the kind and namespace, and has the labels.
@@ -122,6 +122,25 @@ impl Query {
         entry.key.kind == self.kind
             && self.namespace.as_ref().is_none_or(|namespace| entry.key.name.namespace == *namespace)
             && self.labels.iter().all(|(name, value)| entry.label(name) == Some(value))
+    }
+
+    /// What its answer is decided by: it changes only with a change of one of these.
+    pub fn topics(&self) -> Vec<Topic> {
+        let namespace = self.namespace.clone().unwrap_or_default();
+        match &self.selector {
+            Selector::All => vec![Topic::Namespace(self.kind, namespace)],
+            Selector::Name(name) => {
+                let name = ObjectName { namespace, name: Arc::clone(name) };
+                vec![Topic::Object(Key { kind: self.kind, name })]
+            }
+            Selector::Linked(link) => vec![Topic::Linked(link.clone())],
+            Selector::ServiceAt(ip) => {
+                State::links_at(*ip).map(Topic::Linked).into_iter().chain([Topic::Ranges]).collect()
+            }
+            Selector::PodsOf(service) => {
+                vec![Topic::Linked(Link::SliceOf(service.clone())), Topic::PodsOf(service.clone())]
+            }
+        }
     }
 
     /// Whether a pod of `namespace` may ask so: what others keep in ConfigMaps and ServiceAccounts is not its business.
@@ -193,9 +212,16 @@ impl<'p> Path<'p> {
         match (self.name, &parameters.field) {
             (Some(name), None) => Ok(Selector::Name(Arc::from(name))),
             (Some(_), Some(_)) => Err(Refusal::bad("a field selector is for lists")),
-            (None, None) => Ok(Selector::All),
+            (None, None) => Ok(self.slices(parameters).unwrap_or(Selector::All)),
             (None, Some((field, value))) => selected(self.kind, field, value),
         }
+    }
+
+    /// The slices of one Service, if its label is what is asked for: nobody goes through a whole namespace for them.
+    fn slices(&self, parameters: &Parameters) -> Option<Selector> {
+        let namespace = self.namespace.filter(|_| self.kind == Kind::EndpointSlice)?;
+        let (_, service) = parameters.labels.iter().find(|(name, _)| name == SERVICE_NAME_LABEL)?;
+        Some(Selector::Linked(Link::SliceOf(ObjectName::new(namespace, service))))
     }
 
     fn mode(&self, parameters: &Parameters) -> Result<Mode, Refusal> {

@@ -59,6 +59,22 @@ fn label_selectors_are_equalities() {
 }
 
 #[test]
+fn the_slices_of_a_service_are_found_without_going_through_their_namespace() {
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices";
+    let of_web = Selector::Linked(Link::SliceOf(ObjectName::new("shop", "web")));
+    assert_eq!(parse(&format!("{slices}?labelSelector=kubernetes.io/service-name=web")).selector, of_web);
+    let query = parse(&format!("{slices}?labelSelector=a=b,kubernetes.io/service-name=web"));
+    assert_eq!((query.selector, query.labels.len()), (of_web, 2));
+    assert_eq!(parse(&format!("{slices}?labelSelector=a=b")).selector, Selector::All);
+    let pods = parse("/api/v1/namespaces/shop/pods?labelSelector=kubernetes.io/service-name=web");
+    assert_eq!(pods.selector, Selector::All);
+    check_refused(
+        "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=kubernetes.io/service-name=web",
+        403,
+    );
+}
+
+#[test]
 fn nobody_reads_the_whole_cluster() {
     check_refused("/api/v1/services", 403);
     check_refused("/api/v1/pods?watch=1", 403);

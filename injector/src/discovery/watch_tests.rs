@@ -1,258 +1,244 @@
 use super::*;
 
-use proptest::collection::vec;
-use proptest::prelude::*;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+
+use futures::StreamExt;
+use futures::future::join_all;
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
-use crate::index::VERSIONS_PER_EPOCH;
-use crate::index::tests::{index, pod, put as apply, remove, service, slice};
+use crate::discovery::follower::tests::{POD_AT_ADDRESS, PODS_OF_WEB, SERVICES, SLICES_OF_WEB, shown};
+use crate::discovery::{Mode, Open};
+use crate::index::tests::{index, pod, put, service, slice};
+use crate::metrics::Metrics;
 
-struct Bed {
-    index: Index,
-    follower: Follower,
+const WEB: &str =
+    "/api/v1/namespaces/shop/services?fieldSelector=metadata.name=web&watch=1&allowWatchBookmarks=1";
+
+type Events = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
+fn open() -> Open {
+    Open::new(Arc::new(Metrics::new()))
 }
 
-impl Bed {
-    fn new(log: usize, yaml: &str, target: &str) -> Self {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let query = Query::parse(path, query).unwrap();
-        Self { index: index(log, yaml), follower: Follower::new(query) }
+fn events(index: &Arc<Index>, open: &Open, target: &str) -> Events {
+    let (path, parameters) = target.split_once('?').unwrap();
+    let query = Query::parse(path, parameters).unwrap();
+    let Mode::Watch(options) = query.mode.clone() else { panic!("{target}") };
+    Box::pin(watch(Arc::clone(index), query, &options, open.watch("a").unwrap()))
+}
+
+/// A reader whose task counts how often it is woken.
+struct Reader {
+    events: Events,
+    woken: Arc<Woken>,
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Reader {
+    fn new(index: &Arc<Index>, open: &Open, target: &str) -> Self {
+        Self { events: events(index, open, target), woken: Arc::default() }
     }
 
-    #[track_caller]
-    fn check_present(&mut self, expected: &[&str]) {
-        assert_eq!(shown(&self.present().concat()), expected);
+    fn poll(&mut self) -> Poll<Option<Bytes>> {
+        let waker = Waker::from(Arc::clone(&self.woken));
+        self.events.as_mut().poll_next(&mut Context::from_waker(&waker))
     }
 
-    /// All objects as they are, in pieces.
-    fn present(&mut self) -> Vec<Bytes> {
-        self.follower.begin(&self.index.read(), false);
-        std::iter::from_fn(|| Some(self.follower.present()).filter(|piece| !piece.is_empty())).collect()
+    /// What there is to read now.
+    fn read(&mut self) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Poll::Ready(Some(piece)) = self.poll() {
+            seen.extend(shown(&piece));
+        }
+        seen
     }
 
-    #[track_caller]
-    fn check(&mut self, expected: &[&str]) {
-        let events = self.follower.advance(&self.index.read()).unwrap();
-        assert_eq!(shown(&events), expected);
+    fn woken(&self) -> usize {
+        self.woken.0.load(Ordering::Relaxed)
     }
 }
 
-fn shown(events: &[u8]) -> Vec<String> {
-    let events = serde_json::Deserializer::from_slice(events).into_iter::<Value>().map(Result::unwrap);
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    events.map(|event| text(&event["type"]) + " " + &text(&event["object"]["metadata"]["name"])).collect()
+fn woken(readers: &[Reader]) -> usize {
+    readers.iter().map(Reader::woken).sum()
 }
 
-const SERVICES: &str = "/api/v1/namespaces/shop/services?watch=1";
-const BY_ADDRESS: &str = "/api/v1/services?fieldSelector=spec.clusterIPs=10.96.0.5&watch=1";
-const AT_ADDRESS: &str = "/api/v1/services?fieldSelector=spec.clusterIPs=10.1.0.4&watch=1";
-const PODS_OF_WEB: &str = "/api/v1/pods?fieldSelector=heddle.dev/service=shop/web&watch=1";
-
-#[test]
-fn a_watcher_sees_what_comes_changes_and_goes() {
-    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
-    bed.check_present(&["ADDED web"]);
-    bed.check(&[]);
-    apply(&bed.index, &(service("web", "10.96.0.6") + &service("api", "10.96.0.7")));
-    bed.check(&["ADDED api", "MODIFIED web"]);
-    remove(&bed.index, &service("web", "10.96.0.6"));
-    bed.check(&["DELETED web"]);
+/// A clock that stands still: what is woken is woken by changes.
+fn clock() -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
-#[test]
-fn other_kinds_and_namespaces_are_not_its_business() {
-    let mut bed = Bed::new(100, "", SERVICES);
-    bed.check_present(&[]);
-    apply(&bed.index, &pod("web-0", "10.1.0.3"));
-    apply(&bed.index, &service("web", "10.96.0.5").replace("shop", "other"));
-    bed.check(&[]);
-    assert_eq!(bed.follower.place, bed.index.read().version());
-}
-
-#[test]
-fn an_object_enters_and_leaves_a_selector() {
-    let mut bed = Bed::new(100, &service("web", "10.96.0.9"), BY_ADDRESS);
-    bed.check_present(&[]);
-    apply(&bed.index, &service("web", "10.96.0.5"));
-    bed.check(&["ADDED web"]);
-    apply(&bed.index, &service("web", "10.96.0.9"));
-    bed.check(&["DELETED web"]);
-}
-
-#[test]
-fn a_pod_takes_an_address_from_a_service_that_only_claims_it() {
-    let target = "/api/v1/services?fieldSelector=spec.clusterIPs=192.0.2.7&watch=1";
-    let claim = service("thief", "None").replace("spec: {", "spec: {externalIPs: [192.0.2.7], ");
-    let mut bed = Bed::new(100, &claim, target);
-    bed.check_present(&["ADDED thief"]);
-    apply(&bed.index, &pod("web-0", "192.0.2.7"));
-    bed.check(&["DELETED thief"]);
-    remove(&bed.index, &pod("web-0", "192.0.2.7"));
-    bed.check(&["ADDED thief"]);
-    apply(&bed.index, &service("web", "192.0.2.7"));
-    bed.check(&["DELETED thief", "ADDED web"]);
-}
-
-#[test]
-fn a_replaced_object_is_another_one() {
-    let target = "/api/v1/namespaces/shop/pods?fieldSelector=metadata.name=web-0&watch=1";
-    let mut bed = Bed::new(100, &pod("web-0", "10.1.0.3"), target);
-    bed.check_present(&["ADDED web-0"]);
-    apply(&bed.index, &pod("web-0", "10.1.0.3").replace("uid-", "new-"));
-    bed.check(&["DELETED web-0", "ADDED web-0"]);
-}
-
-#[test]
-fn a_services_pods_follow_its_slices_and_themselves() {
+/// How often a watch of `target` is woken by a change, where `web` has the second of two pods.
+#[track_caller]
+fn check(target: &str, change: &str, woken: usize) {
+    let clock = clock();
+    let _entered = clock.enter();
     let pods = pod("web-0", "10.1.0.3") + &pod("web-1", "10.1.0.4");
-    let mut bed = Bed::new(100, &(pods + &slice("web", "10.1.0.3")), PODS_OF_WEB);
-    bed.check_present(&["ADDED web-0"]);
-    apply(&bed.index, &slice("web", "10.1.0.4"));
-    bed.check(&["DELETED web-0", "ADDED web-1"]);
-    apply(&bed.index, &slice("api", "10.1.0.3"));
-    bed.check(&[]);
-    apply(&bed.index, &pod("web-1", "10.1.0.4").replace("Running", "Pending"));
-    bed.check(&["MODIFIED web-1"]);
-    remove(&bed.index, &pod("web-1", "10.1.0.4"));
-    bed.check(&["DELETED web-1"]);
+    let all = service("web", "10.96.0.5") + &pods + &slice("web", "10.1.0.4");
+    let (index, open) = (Arc::new(index(100, &all)), open());
+    let mut reader = Reader::new(&index, &open, target);
+    reader.read();
+    put(&index, change);
+    assert_eq!(reader.woken(), woken, "{target}: {change}");
+    assert_eq!(!reader.read().is_empty(), woken > 0, "{target}: {change}");
+    assert_eq!(reader.woken(), woken, "{target}: {change}");
 }
 
 #[test]
-fn a_watch_goes_on_where_another_ended() {
-    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
-    let version = bed.index.read().version();
-    apply(&bed.index, &service("web", "10.96.0.6"));
-    let events = bed.follower.resume(&bed.index.read(), version).unwrap();
-    assert_eq!(shown(&events), ["MODIFIED web"]);
-}
-
-#[test]
-fn a_services_pods_go_on_only_if_nothing_happened_to_them() {
-    let all = pod("web-0", "10.1.0.3") + &slice("web", "10.1.0.3");
-    let mut bed = Bed::new(100, &all, PODS_OF_WEB);
-    let version = bed.index.read().version();
-    apply(&bed.index, &service("web", "10.96.0.5"));
-    assert!(bed.follower.resume(&bed.index.read(), version).unwrap().is_empty());
-    apply(&bed.index, &slice("web", "10.1.0.4"));
-    assert_eq!(bed.follower.resume(&bed.index.read(), version), Err(Expired));
-}
-
-#[test]
-fn a_slow_watcher_is_told_to_list_again() {
-    let mut bed = Bed::new(2, &service("web", "10.96.0.5"), SERVICES);
-    bed.check_present(&["ADDED web"]);
-    for ip in ["10.96.0.6", "10.96.0.7", "10.96.0.8"] {
-        apply(&bed.index, &service("web", ip));
+fn a_change_wakes_those_alone_whom_it_concerns_and_each_once() {
+    let clock = clock();
+    let _entered = clock.enter();
+    let names: Vec<String> = (0..1000).map(|number| format!("web-{number}")).collect();
+    let all: String = names.iter().map(|name| service(name, "None")).collect();
+    let (index, open) = (Arc::new(index(10_000, &all)), open());
+    let target =
+        |name: &str| format!("/api/v1/namespaces/shop/services?fieldSelector=metadata.name={name}&watch=1");
+    let mut readers: Vec<Reader> =
+        names.iter().map(|name| Reader::new(&index, &open, &target(name))).collect();
+    for (reader, name) in readers.iter_mut().zip(&names) {
+        assert_eq!(reader.read(), [format!("ADDED {name}")]);
     }
-    assert_eq!(bed.follower.advance(&bed.index.read()), Err(Expired));
-    let event: Value = serde_json::from_slice(&expired()).unwrap();
-    assert_eq!((&event["type"], &event["object"]["code"]), (&Value::from("ERROR"), &Value::from(410)));
-}
-
-#[test]
-fn a_version_of_another_epoch_has_expired() {
-    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
-    for version in [1, VERSIONS_PER_EPOCH * 2 + 1, VERSIONS_PER_EPOCH + 999] {
-        assert_eq!(bed.follower.resume(&bed.index.read(), version), Err(Expired), "{version}");
+    for (round, number) in [7, 7, 500].into_iter().enumerate() {
+        put(&index, &service(&names[number], &format!("10.96.0.{round}")));
+        assert_eq!(woken(&readers), round + 1);
+        assert_eq!(readers[number].read(), [format!("MODIFIED {}", names[number])]);
+        assert_eq!(woken(&readers), round + 1);
     }
 }
 
 #[test]
-fn a_bookmark_tells_the_version_and_the_end_of_the_initial_events() {
-    let mut bed = Bed::new(100, &service("web", "10.96.0.5"), SERVICES);
-    bed.check_present(&["ADDED web"]);
-    let event: Value = serde_json::from_slice(&bed.follower.bookmark(true)).unwrap();
-    let metadata = &event["object"]["metadata"];
-    assert_eq!(metadata["resourceVersion"], bed.index.read().version().to_string());
-    assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true");
+fn all_whom_a_change_concerns_are_woken() {
+    let clock = clock();
+    let _entered = clock.enter();
+    let (index, open) = (Arc::new(index(100, &service("web", "10.96.0.5"))), open());
+    let mut readers: Vec<Reader> = (0..1000).map(|_| Reader::new(&index, &open, WEB)).collect();
+    for reader in &mut readers {
+        reader.read();
+    }
+    put(&index, &service("web", "10.96.0.6"));
+    assert!(readers.iter().all(|reader| reader.woken() == 1));
+    assert!(readers.iter_mut().all(|reader| reader.read() == ["MODIFIED web"]));
 }
 
 #[test]
-fn many_changes_come_in_pieces_and_all_of_them() {
-    let mut bed = Bed::new(10_000, "", SERVICES);
-    bed.check_present(&[]);
-    let names: Vec<String> = (0..1000).map(|number| format!("web-{number:03}")).collect();
-    let all: String = names.iter().map(|name| service(name, "10.96.0.5")).collect();
-    apply(&bed.index, &all);
-    let (mut seen, mut pieces) = (Vec::new(), 0);
-    loop {
-        let events = bed.follower.advance(&bed.index.read()).unwrap();
-        if events.is_empty() {
-            break;
+fn a_services_pods_wake_who_asked_for_them() {
+    check(PODS_OF_WEB, &pod("web-1", "10.1.0.4").replace("Running", "Pending"), 1);
+    check(PODS_OF_WEB, &pod("web-1", "10.1.0.5"), 1);
+    check(PODS_OF_WEB, &pod("web-2", "10.1.0.4"), 1);
+    check(PODS_OF_WEB, &pod("web-0", "10.1.0.3").replace("Running", "Pending"), 0);
+    check(PODS_OF_WEB, &slice("web", "10.1.0.3"), 1);
+    check(PODS_OF_WEB, &slice("api", "10.1.0.4"), 0);
+    check(PODS_OF_WEB, &service("web", "10.96.0.6"), 0);
+}
+
+#[test]
+fn objects_that_are_found_by_an_address_or_a_label_wake_who_asked_for_them() {
+    check(POD_AT_ADDRESS, &pod("web-1", "10.1.0.5"), 1);
+    check(POD_AT_ADDRESS, &pod("web-2", "10.1.0.4"), 1);
+    check(POD_AT_ADDRESS, &pod("web-0", "10.1.0.5"), 0);
+    check(SLICES_OF_WEB, &slice("web", "10.1.0.3"), 1);
+    check(SLICES_OF_WEB, &slice("api", "10.1.0.3"), 0);
+    check(SERVICES, &service("api", "10.96.0.6"), 1);
+    check(SERVICES, &service("api", "10.96.0.6").replace("shop", "other"), 0);
+    check(SERVICES, &pod("web-2", "10.1.0.5"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_concern_a_watcher_never_makes_it_list_anew() {
+    let index = Arc::new(index(4, &service("web", "10.96.0.5")));
+    let mut events = events(&index, &open(), WEB);
+    assert_eq!(shown(&events.next().await.unwrap()), ["ADDED web"]);
+    let change_others =
+        |ip: &str| (0..100).for_each(|number| put(&index, &service(&format!("api-{number}"), ip)));
+    change_others("10.96.0.6");
+    let bookmark: Value = serde_json::from_slice(&events.next().await.unwrap()).unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["metadata"]["resourceVersion"], index.read().version().to_string());
+    change_others("10.96.0.7");
+    put(&index, &service("web", "10.96.0.8"));
+    assert_eq!(shown(&events.next().await.unwrap()), ["MODIFIED web"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_in_time_whether_its_pod_reads_it_or_not() {
+    let (index, open) = (Arc::new(index(100, &service("web", "10.96.0.5"))), open());
+    let mut watched = events(&index, &open, &format!("{SERVICES}&timeoutSeconds=5"));
+    assert!(watched.next().await.is_some() && watched.next().await.is_none());
+    let mut unread = Vec::new();
+    let share = open.watch("a").unwrap();
+    while let Some(Some(room)) = futures::FutureExt::now_or_never(share.room()) {
+        unread.push(room);
+    }
+    let mut waiting = events(&index, &open, &format!("{SERVICES}&timeoutSeconds=5"));
+    assert!(waiting.next().await.is_none());
+}
+
+#[test]
+fn bookmarks_of_watches_that_open_together_come_apart() {
+    let mut seconds = [0; 30];
+    for number in 0..u64::from(BOOKMARK_PLACES) {
+        let millis = first_bookmark(number).as_millis();
+        seconds[usize::try_from((millis - 1) / 1_000).unwrap()] += 1;
+    }
+    assert_eq!(seconds, [100; 30]);
+}
+
+#[test]
+fn for_a_pod_that_takes_nothing_no_more_is_made_than_its_share() {
+    let clock = clock();
+    let _entered = clock.enter();
+    let all: String = (0..1000).map(|number| service(&format!("web-{number}"), "10.96.0.5")).collect();
+    let (index, open) = (Arc::new(index(10_000, &all)), open());
+    let mut readers: Vec<Reader> = (0..100).map(|_| Reader::new(&index, &open, SERVICES)).collect();
+    let pieces = readers.iter_mut().filter_map(|reader| match reader.poll() {
+        Poll::Ready(piece) => piece,
+        Poll::Pending => None,
+    });
+    let mut pieces: Vec<Bytes> = pieces.collect();
+    assert_eq!((pieces.len(), woken(&readers)), (16, 0));
+    pieces.pop();
+    assert_eq!(woken(&readers), 1);
+    let next = readers.iter_mut().find(|reader| reader.woken() == 1).unwrap();
+    assert!(matches!(next.poll(), Poll::Ready(Some(_))));
+}
+
+#[tokio::test]
+async fn a_change_from_another_thread_is_never_missed() {
+    let (index, last) = (Arc::new(index(10_000, "")), "10.96.1.249");
+    let changed = Arc::clone(&index);
+    let writer = thread::spawn(move || {
+        for number in 0..500 {
+            put(&changed, &service("web", &format!("10.96.{}.{}", number / 250, number % 250)));
         }
-        seen.extend(shown(&events));
-        pieces += 1;
-    }
-    assert!(pieces > 1);
-    assert_eq!(seen, names.iter().map(|name| format!("ADDED {name}")).collect::<Vec<_>>());
-}
-
-#[test]
-fn what_is_there_at_the_beginning_comes_in_pieces_and_ends_with_one_bookmark() {
-    let names: Vec<String> = (0..1000).map(|number| format!("web-{number:03}")).collect();
-    let all: String = names.iter().map(|name| service(name, "10.96.0.5")).collect();
-    let mut bed = Bed::new(10_000, &all, SERVICES);
-    bed.follower.begin(&bed.index.read(), true);
-    apply(&bed.index, &service("later", "10.96.0.6"));
-    let (mut seen, mut pieces) = (Vec::new(), Vec::new());
-    loop {
-        let events = bed.follower.advance(&bed.index.read()).unwrap();
-        if events.is_empty() {
-            break;
-        }
-        seen.extend(shown(&events));
-        pieces.push(events.len());
-    }
-    assert!(pieces.len() > 2 && pieces.iter().all(|size| *size < 2 * PIECE), "{pieces:?}");
-    let expected = names.iter().map(|name| format!("ADDED {name}"));
-    let expected = expected.chain(["BOOKMARK ".to_owned(), "ADDED later".to_owned()]);
-    assert_eq!(seen, expected.collect::<Vec<_>>());
-}
-
-/// A change of the world: what is put (or, with `false`, removed).
-fn change() -> impl Strategy<Value = (String, bool)> {
-    let ip = (3u8..7).prop_map(|last| format!("10.1.0.{last}"));
-    let name = (0u8..3).prop_map(|number| format!("web-{number}"));
-    let yaml = prop_oneof![
-        (name, ip.clone()).prop_map(|(name, ip)| pod(&name, &ip)),
-        ip.clone().prop_map(|ip| slice("web", &ip)),
-        ip.clone().prop_map(|ip| slice("api", &ip)),
-        ip.prop_map(|ip| service("web", &ip)),
-    ];
-    (yaml, proptest::bool::weighted(0.7))
-}
-
-/// What a client holds that was told `events`.
-fn replay(held: &mut BTreeMap<String, Value>, events: &[u8]) {
-    for event in serde_json::Deserializer::from_slice(events).into_iter::<Value>() {
-        let event = event.unwrap();
-        let name = event["object"]["metadata"]["name"].as_str().unwrap().to_owned();
-        let before = match event["type"].as_str().unwrap() {
-            "DELETED" => held.remove(&name),
-            _ => held.insert(name, event["object"].clone()),
-        };
-        assert_eq!(before.is_some(), event["type"] != "ADDED");
-    }
-}
-
-proptest! {
-    #[test]
-    fn whoever_follows_the_events_holds_what_a_list_answers(
-        changes in vec((change(), any::<bool>()), 1..30),
-        target in prop::sample::select(vec![SERVICES, PODS_OF_WEB, AT_ADDRESS, "/api/v1/pods?fieldSelector=status.podIPs=10.1.0.4&watch=1"]),
-    ) {
-        let mut bed = Bed::new(1000, "", target);
-        let mut held = BTreeMap::new();
-        replay(&mut held, &bed.present().concat());
-        for ((yaml, put), read) in changes {
-            if put { apply(&bed.index, &yaml) } else { remove(&bed.index, &yaml) }
-            if read {
-                replay(&mut held, &bed.follower.advance(&bed.index.read()).unwrap());
+    });
+    let follow = |turns: usize| {
+        let index = Arc::clone(&index);
+        async move {
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            let mut events = events(&index, &open(), SERVICES);
+            while let Some(piece) = events.next().await {
+                if String::from_utf8_lossy(&piece).contains(last) {
+                    return;
+                }
             }
         }
-        replay(&mut held, &bed.follower.advance(&bed.index.read()).unwrap());
-        let listed = select(&bed.index.read(), &bed.follower.query);
-        let listed: Vec<Value> = listed.iter().map(|entry| serde_json::from_slice(&entry.body).unwrap()).collect();
-        prop_assert_eq!(held.into_values().collect::<Vec<_>>(), listed);
-    }
+    };
+    let all = join_all((0..50).map(|number| follow(number * 100)));
+    timeout(Duration::from_secs(20), all).await.expect("a change was missed");
+    writer.join().unwrap();
 }

@@ -1,4 +1,5 @@
-//! A batch of changes becomes new entries: pods reduced, routes with their status, unchanged ones untouched.
+//! A batch of changes becomes new entries: pods reduced, routes with their status. What says the same as before is not
+//! touched: after the API server was away, everything comes again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use mesh::names::{ObjectName, ServiceName};
 use mesh::pod::{PodFacts, reduce};
 use mesh::resolve::Judge;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{Entry, Event, Link, State};
@@ -20,16 +22,18 @@ type Before = BTreeMap<Key, Option<Arc<Entry>>>;
 impl State {
     /// Takes `changes` in as one: everything that follows from them is published with them.
     pub(super) fn apply(&mut self, changes: Vec<Change>, now: &str) {
-        let mut before = Before::new();
-        let touched: BTreeSet<Key> = changes.iter().map(|(key, _)| key.clone()).collect();
-        let mut services = BTreeSet::new();
+        let (mut before, mut services) = (Before::new(), BTreeSet::new());
         for (key, object) in order(changes) {
+            if self.knows(&key, object.as_ref()) {
+                continue;
+            }
             self.concerns(&key, &mut services);
             let entry = object.map(|object| self.draft(object));
             self.put(&key, entry, &mut before);
             self.concerns(&key, &mut services);
         }
-        for object in self.pods_of_parents(&touched) {
+        let touched: BTreeSet<Key> = before.keys().cloned().collect();
+        for object in self.pods_of_parents(&before) {
             let entry = self.draft(Arc::clone(&object));
             self.put(&object.key, Some(entry), &mut before);
         }
@@ -39,6 +43,24 @@ impl State {
         }
         self.measure(&touched);
         self.publish(before);
+    }
+
+    /// Whether an object is known as it is. If its source merely counts it as another version, that is noted: only over this
+    /// one may be written.
+    fn knows(&mut self, key: &Key, object: Option<&Arc<Object>>) -> bool {
+        let (known, object) = match (self.get(key.kind, &key.name), object) {
+            (Some(known), Some(object)) => (known, object),
+            (None, None) => return true,
+            _ => return false,
+        };
+        if !Arc::ptr_eq(&known.object, object) && !same(&known.object, object) {
+            return false;
+        }
+        if known.object.version != object.version {
+            let renewed = known.renewed(object);
+            self.set(renewed);
+        }
+        true
     }
 
     /// The Services on which status depends when the object `key` changes.
@@ -59,13 +81,17 @@ impl State {
         let links = services
             .iter()
             .flat_map(|service| [Link::Parent(service.clone()), Link::Backend(service.clone())]);
-        let linked = links.filter_map(|link| self.links.get(&link)).flatten();
+        let linked = links.flat_map(|link| self.links.of(&link));
         linked.chain(touched.iter().filter(|key| matches!(key.kind, Kind::Route(_)))).cloned().collect()
     }
 
-    /// The pods that have to be reduced anew, since their Namespace or Node changed and they did not.
-    fn pods_of_parents(&self, touched: &BTreeSet<Key>) -> Vec<Arc<Object>> {
-        let pods = touched.iter().flat_map(|key| -> Vec<&Arc<Entry>> {
+    /// The pods that have to be reduced anew, since what their Namespace or Node says of them changed and they did not.
+    fn pods_of_parents(&self, before: &Before) -> Vec<Arc<Object>> {
+        let parents = before.iter().filter(|(key, before)| {
+            let after = self.get(key.kind, &key.name);
+            said_of_pods(before.as_ref()) != said_of_pods(after)
+        });
+        let pods = parents.flat_map(|(key, _)| -> Vec<&Arc<Entry>> {
             if key.kind == Kind::Namespace {
                 self.in_namespace(Kind::Pod, &key.name.name).collect()
             } else if key.kind == Kind::Node {
@@ -74,7 +100,7 @@ impl State {
                 Vec::new()
             }
         });
-        let others = pods.filter(|entry| !touched.contains(&entry.key));
+        let others = pods.filter(|entry| !before.contains_key(&entry.key));
         others.map(|entry| Arc::clone(&entry.object)).collect()
     }
 
@@ -84,7 +110,7 @@ impl State {
             Typed::Pod(pod) => {
                 let reduced = reduce(pod, self.namespace(&object.key.name.namespace), self.node_of(pod));
                 let facts = PodFacts::from_reduced(&reduced);
-                Entry::draft(object, served(&reduced), facts)
+                Entry::draft(object, json(&reduced), facts)
             }
             Typed::Route(_) => {
                 let old = self.get(object.key.kind, &object.key.name).map(|entry| &entry.value);
@@ -98,7 +124,7 @@ impl State {
             | Typed::EndpointSlice(_)
             | Typed::ServiceCidr(_)
             | Typed::Plain => {
-                let value = object.value.clone();
+                let value = whole(&object);
                 Entry::draft(object, value, None)
             }
         }
@@ -130,15 +156,21 @@ impl State {
     fn put(&mut self, key: &Key, entry: Option<Entry>, before: &mut Before) {
         let old = self.entries.get_mut(&key.kind).and_then(|entries| entries.remove(&key.name));
         for link in old.iter().flat_map(|old| old.links()) {
-            self.unlink(&link, key);
+            self.links.remove(link, key);
         }
         before.entry(key.clone()).or_insert(old);
         if let Some(entry) = entry {
             for link in entry.links() {
-                self.links.entry(link).or_default().insert(key.clone());
+                self.links.add(link, key);
             }
-            self.entries.entry(key.kind).or_default().insert(key.name.clone(), Arc::new(entry));
+            self.set(Arc::new(entry));
         }
+    }
+
+    /// Puts an entry in the place of one with the same links.
+    fn set(&mut self, entry: Arc<Entry>) {
+        let entries = self.entries.entry(entry.key.kind).or_default();
+        entries.insert(entry.key.name.clone(), entry);
     }
 
     /// Keeps the routes whose status at their source is not what it should be.
@@ -152,37 +184,26 @@ impl State {
         };
     }
 
-    fn unlink(&mut self, link: &Link, key: &Key) {
-        if let Some(keys) = self.links.get_mut(link) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.links.remove(link);
-            }
-        }
-    }
-
     /// Gives what really changed its version, and the rest its old entry back.
     fn publish(&mut self, before: Before) {
         for (key, before) in before {
             let draft = self.get(key.kind, &key.name).cloned();
-            let same = match (&before, &draft) {
-                (Some(before), Some(draft)) => before.value == draft.value,
-                (None, None) => true,
-                _ => false,
+            let after = match (&before, &draft) {
+                (None, None) => None,
+                (Some(before), Some(draft)) if before.says_the_same(draft) => {
+                    Some(before.renewed(&draft.object))
+                }
+                _ => {
+                    self.version += 1;
+                    let version = self.version;
+                    let after = draft.map(|draft| Arc::new(draft.published(version)));
+                    self.log.push(Event { version, before, after: after.clone() });
+                    after
+                }
             };
-            if !same {
-                self.version += 1;
-            }
-            let after = draft.map(|draft| {
-                let version = before.as_ref().filter(|_| same).map_or(self.version, |before| before.version);
-                Arc::new(draft.published(version))
-            });
             self.note_unwritten(&key, after.as_deref());
-            if let Some(after) = &after {
-                self.entries.entry(key.kind).or_default().insert(key.name.clone(), Arc::clone(after));
-            }
-            if !same {
-                self.log.push(Event { version: self.version, before, after });
+            if let Some(after) = after {
+                self.set(after);
             }
         }
     }
@@ -194,6 +215,50 @@ fn order(mut changes: Vec<Change>) -> Vec<Change> {
     changes
 }
 
-fn served(pod: &Pod) -> Value {
-    serde_json::to_value(pod).unwrap_or_default()
+/// Whether two objects of a name say the same, whatever their source counts them as. Where their JSON was not kept, what was
+/// understood of it is compared.
+fn same(known: &Object, object: &Object) -> bool {
+    if !known.value.is_null() || !object.value.is_null() {
+        return known.value == object.value;
+    }
+    match (&known.typed, &object.typed) {
+        (Typed::Node(known), Typed::Node(node)) => known == node,
+        (Typed::Service(known), Typed::Service(service)) => known == service,
+        (Typed::Pod(known), Typed::Pod(pod)) => known == pod,
+        (Typed::EndpointSlice(known), Typed::EndpointSlice(slice)) => known == slice,
+        _ => false,
+    }
+}
+
+/// What of a Namespace or a Node its pods are reduced with (see `mesh::pod::reduce`). A Node's heartbeat is not of it.
+fn said_of_pods(entry: Option<&Arc<Entry>>) -> Option<&BTreeMap<String, String>> {
+    match &entry?.object.typed {
+        Typed::Namespace(namespace) => namespace.metadata.annotations.as_ref(),
+        Typed::Node(node) => node.metadata.labels.as_ref(),
+        Typed::Service(_)
+        | Typed::Pod(_)
+        | Typed::EndpointSlice(_)
+        | Typed::ServiceCidr(_)
+        | Typed::Route(_)
+        | Typed::Plain => None,
+    }
+}
+
+/// What is served of an object: its JSON, or, where that was not kept, what was understood of it.
+fn whole(object: &Object) -> Value {
+    if !object.value.is_null() {
+        return object.value.clone();
+    }
+    match &object.typed {
+        Typed::Node(node) => json(node),
+        Typed::Service(service) => json(service),
+        Typed::EndpointSlice(slice) => json(slice),
+        Typed::Namespace(_) | Typed::Pod(_) | Typed::ServiceCidr(_) | Typed::Route(_) | Typed::Plain => {
+            Value::Null
+        }
+    }
+}
+
+fn json(object: &impl Serialize) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
 }

@@ -19,11 +19,14 @@ pub struct Event {
     pub after: Option<Arc<Entry>>,
 }
 
+/// What the typed form of an object takes besides what it says: it has room for all that it could say.
+const TYPED: usize = 2 * 1024;
+
 impl Event {
-    /// About what it keeps in memory that nobody else does: the object before the change, which is held as text, as the
-    /// source gave it and as it is served.
+    /// About what it keeps in memory that nobody else does: the object before the change, which is held as text and as it was
+    /// understood.
     fn bytes(&self) -> usize {
-        self.before.as_ref().map_or(0, |before| 4 * before.body.len())
+        self.before.as_ref().map_or(0, |before| TYPED + 4 * before.body.len())
     }
 }
 
@@ -34,7 +37,7 @@ pub struct Expired;
 
 /// What the objects of the log may hold that are not there any more, in all. Somebody who changes a large object again and
 /// again makes others list anew, and no more.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MOST_BYTES: usize = 8 * 1024 * 1024;
 
 /// The last changes.
 #[derive(Debug)]

@@ -1,12 +1,16 @@
 //! Every object that the control plane knows, by name and by what else it is found by, with a version.
 //!
-//! Changes come in batches and are published at once: nobody sees an object without its status.
+//! Changes come in batches and are published at once: nobody sees an object without its status. Who waits for objects is
+//! woken by what concerns them alone (`waiting`).
 
 mod address;
 mod apply;
 mod entry;
+mod links;
 mod log;
 mod ranges;
+mod text;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,11 +24,15 @@ use mesh::resolve::View;
 use mesh::route::Route;
 use tokio::sync::{Notify, watch};
 
-pub use entry::{Entry, Link};
+pub use entry::Entry;
+pub use links::{Link, SERVICE_NAME_LABEL};
 pub use log::{Event, Expired, Log};
+pub use waiting::{Interest, Topic};
 
 use crate::object::{Key, Kind, Typed};
 use crate::source::Change;
+use links::Links;
+use waiting::Waiting;
 
 /// Versions are EPOCH * 10^9 + N, as plain digits: they grow over restarts, and never repeat. An epoch is a start, in
 /// seconds; where several control planes may start in one second, the nanoseconds are part of N.
@@ -37,6 +45,7 @@ pub const LOG_CAPACITY: usize = 16_384;
 #[derive(Debug)]
 pub struct Index {
     state: RwLock<State>,
+    waiting: Arc<Waiting>,
     head: watch::Sender<u64>,
     writer: Notify,
 }
@@ -45,7 +54,7 @@ pub struct Index {
 #[derive(Debug)]
 pub struct State {
     entries: HashMap<Kind, BTreeMap<ObjectName, Arc<Entry>>>,
-    links: HashMap<Link, BTreeSet<Key>>,
+    links: Links,
     log: Log,
     version: u64,
     /// The version before the first change.
@@ -55,6 +64,8 @@ pub struct State {
     /// The ranges that Service and pod addresses are of: as an operator gave them, or as the cluster's objects say.
     cluster: Vec<IpNet>,
     given: bool,
+    /// The version from which on they are these.
+    measured: u64,
 }
 
 impl Index {
@@ -64,7 +75,7 @@ impl Index {
     pub fn new(first: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
         let state = State::new(first, capacity, cluster);
         let (head, _) = watch::channel(state.version);
-        Self { state: RwLock::new(state), head, writer: Notify::new() }
+        Self { state: RwLock::new(state), waiting: Arc::default(), head, writer: Notify::new() }
     }
 
     /// The objects as they are; hold it briefly and never across an await.
@@ -72,13 +83,17 @@ impl Index {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes changes in as one, and wakes the watchers. `now` is RFC 3339, for conditions that change.
+    /// Takes changes in as one, and wakes those whom they concern. `now` is RFC 3339, for conditions that change.
     pub fn apply(&self, changes: Vec<Change>, now: &str) {
-        let (version, unwritten) = {
+        let (version, unwritten, told) = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let before = state.version;
             state.apply(changes, now);
-            (state.version, !state.unwritten.is_empty())
+            (state.version, !state.unwritten.is_empty(), self.waiting.tell(&state, before))
         };
+        for waiter in told {
+            waiter.wake();
+        }
         self.head.send_if_modified(|head| std::mem::replace(head, version) != version);
         if unwritten {
             self.writer.notify_one();
@@ -90,7 +105,12 @@ impl Index {
         self.writer.notified().await;
     }
 
-    /// Follows the version.
+    /// Waits for changes of `topics`, each named once. To be called before the index is read.
+    pub fn wait_for(&self, topics: Vec<Topic>) -> Interest {
+        self.waiting.join(topics)
+    }
+
+    /// Follows the version: for the few who wait for everything.
     pub fn head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
     }
@@ -100,13 +120,14 @@ impl State {
     fn new(first: u64, capacity: usize, cluster: Vec<IpNet>) -> Self {
         Self {
             entries: HashMap::new(),
-            links: HashMap::new(),
+            links: Links::default(),
             log: Log::new(capacity, first),
             version: first,
             first,
             unwritten: BTreeSet::new(),
             given: !cluster.is_empty(),
             cluster,
+            measured: first,
         }
     }
 
@@ -142,14 +163,12 @@ impl State {
 
     /// The objects that are found by `link`, in the order of their names.
     pub fn linked<'s>(&'s self, link: &Link) -> impl Iterator<Item = &'s Arc<Entry>> + use<'s> {
-        let keys = self.links.get(link).into_iter().flatten();
-        keys.filter_map(|key| self.get(key.kind, &key.name))
+        self.links.of(link).iter().filter_map(|key| self.get(key.kind, &key.name))
     }
 
     /// The addresses in a Service's EndpointSlices.
     pub fn addresses_of(&self, service: &ServiceName) -> BTreeSet<IpAddr> {
-        let slices = self.linked(&Link::SliceOf(service.clone()));
-        slices.flat_map(|entry| addresses(&entry.object.typed)).collect()
+        self.linked(&Link::SliceOf(service.clone())).flat_map(|slice| slice.endpoints()).collect()
     }
 
     /// The pods at the addresses of a Service's EndpointSlices, whatever their namespace.
@@ -189,19 +208,11 @@ impl View for State {
     }
 
     fn routes_bound_to<'a>(&'a self, service: &ServiceName) -> Box<dyn Iterator<Item = &'a Route> + 'a> {
-        let keys = self.links.get(&Link::Parent(service.clone())).into_iter().flatten();
-        let entries = keys.filter_map(|key| self.get(key.kind, &key.name));
-        Box::new(entries.filter_map(|entry| {
+        Box::new(self.linked(&Link::Parent(service.clone())).filter_map(|entry| {
             let Typed::Route(route) = &entry.object.typed else { return None };
             Some(&**route)
         }))
     }
-}
-
-fn addresses(typed: &Typed) -> Vec<IpAddr> {
-    let Typed::EndpointSlice(slice) = typed else { return Vec::new() };
-    let texts = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical()).collect()
 }
 
 #[cfg(test)]

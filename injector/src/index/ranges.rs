@@ -18,7 +18,8 @@ impl State {
         &self.cluster
     }
 
-    /// Learns the ranges anew if an object that tells them changed, unless an operator gave them.
+    /// Learns the ranges anew if an object that tells them changed, unless an operator gave them. It is called before the
+    /// changes are published: the next version is theirs.
     pub(super) fn measure(&mut self, touched: &BTreeSet<Key>) {
         let tells = |key: &Key| matches!(key.kind, Kind::Node | Kind::ServiceCidr);
         if self.given || !touched.iter().any(tells) {
@@ -28,7 +29,16 @@ impl State {
             let texts = self.all(kind).flat_map(|entry| ranges(&entry.object.typed));
             texts.filter_map(|text| text.parse().ok()).collect()
         };
-        self.cluster = IpNet::aggregate(&[of(Kind::ServiceCidr), fewer(&of(Kind::Node))].concat());
+        let cluster = IpNet::aggregate(&[of(Kind::ServiceCidr), fewer(&of(Kind::Node))].concat());
+        if cluster != self.cluster {
+            self.cluster = cluster;
+            self.measured = self.version + 1;
+        }
+    }
+
+    /// The version from which on the ranges are what they are.
+    pub fn measured(&self) -> u64 {
+        self.measured
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 
+use crate::object::Object;
 use crate::source::appeared;
 
 const NOW: &str = "2026-01-02T03:04:05Z";
@@ -75,6 +76,114 @@ fn the_same_objects_again_change_nothing() {
     let version = index.read().version();
     put(&index, &all);
     assert_eq!(index.read().version(), version);
+}
+
+fn known(index: &Index, kind: Kind, name: &str) -> Arc<Entry> {
+    let namespace = if kind.namespaced() { "shop" } else { "" };
+    Arc::clone(index.read().get(kind, &ObjectName::new(namespace, name)).unwrap())
+}
+
+/// The objects of `yaml`, as a source gives them that counts versions and keeps no JSON.
+fn from_a_cluster(yaml: &str, version: &str) -> Vec<Change> {
+    let mut changes = appeared(yaml);
+    for object in changes.iter_mut().filter_map(|(_, object)| Arc::get_mut(object.as_mut()?)) {
+        (object.version, object.value) = (version.to_owned(), serde_json::Value::Null);
+    }
+    changes
+}
+
+#[test]
+fn what_is_known_is_left_as_it_is_when_it_comes_again() {
+    let all = service("web", "10.96.0.5") + &pod("web-0", "10.1.0.3") + &slice("web", "10.1.0.3");
+    let index = index(100, "");
+    index.apply(from_a_cluster(&all, "7"), NOW);
+    let kinds = [(Kind::Service, "web"), (Kind::Pod, "web-0"), (Kind::EndpointSlice, "web-1")];
+    let before = kinds.map(|(kind, name)| known(&index, kind, name));
+    index.apply(from_a_cluster(&all, "7"), NOW);
+    let after = kinds.map(|(kind, name)| known(&index, kind, name));
+    assert!(before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)));
+}
+
+#[test]
+fn another_version_that_says_the_same_is_noted_and_no_change() {
+    let index = index(100, "");
+    index.apply(from_a_cluster(&service("web", "10.96.0.5"), "7"), NOW);
+    let before = known(&index, Kind::Service, "web");
+    index.apply(from_a_cluster(&service("web", "10.96.0.5"), "8"), NOW);
+    let after = known(&index, Kind::Service, "web");
+    assert_eq!((after.object.version.as_str(), after.version), ("8", before.version));
+    assert_eq!(after.body, before.body);
+    index.apply(from_a_cluster(&service("web", "10.96.0.6"), "9"), NOW);
+    assert!(known(&index, Kind::Service, "web").version > before.version);
+}
+
+#[test]
+fn what_came_without_its_json_is_served_as_it_was_understood() {
+    let index = index(100, "");
+    index.apply(from_a_cluster(&(service("web", "10.96.0.5") + &slice("web", "10.1.0.3")), "7"), NOW);
+    for (kind, name) in [(Kind::Service, "web"), (Kind::EndpointSlice, "web-1")] {
+        let body = known(&index, kind, name).body.clone();
+        let served = Object::decode(Key::new(kind, "shop", name), serde_json::from_slice(&body).unwrap());
+        let Ok(Object { typed, value, .. }) = served else { panic!("{kind:?}") };
+        assert_eq!(
+            (value["kind"].as_str(), value["metadata"]["name"].as_str()),
+            (Some(kind.as_str()), Some(name))
+        );
+        match (&typed, &known(&index, kind, name).object.typed) {
+            (Typed::Service(served), Typed::Service(known)) => assert_eq!(served.spec, known.spec),
+            (Typed::EndpointSlice(served), Typed::EndpointSlice(known)) => {
+                assert_eq!((&served.endpoints, &served.ports), (&known.endpoints, &known.ports));
+            }
+            _ => panic!("{typed:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_object_says_its_labels_uid_and_age_whether_it_is_kept_as_json_or_typed() {
+    let metadata =
+        "{name: a, namespace: shop, uid: u-1, labels: {app: b}, creationTimestamp: '2020-01-01T00:00:00Z'}";
+    for kind in ["Service", "ConfigMap", "ServiceAccount"] {
+        let index = index(100, &format!("apiVersion: v1\nkind: {kind}\nmetadata: {metadata}\n"));
+        let entry = known(&index, Kind::of("", kind).unwrap(), "a");
+        assert_eq!(
+            (entry.label("app"), entry.label("x"), entry.uid()),
+            (Some("b"), None, Some("u-1")),
+            "{kind}"
+        );
+    }
+    let index = index(100, &format!("apiVersion: v1\nkind: Service\nmetadata: {metadata}\n"));
+    assert_eq!(known(&index, Kind::Service, "a").created().to_string(), "2020-01-01T00:00:00Z");
+}
+
+#[test]
+fn a_pod_has_the_labels_with_which_it_is_served() {
+    let zone = "topology.kubernetes.io/zone";
+    let node = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node-1, labels: {{{zone}: z1}}}}\n");
+    let index = index(100, &pod("web-0", "10.1.0.3").replace("uid-web-0}", "uid-web-0, labels: {app: web}}"));
+    put(&index, &node);
+    let entry = known(&index, Kind::Pod, "web-0");
+    let served: serde_json::Value = serde_json::from_slice(&entry.body).unwrap();
+    assert_eq!(served["metadata"]["labels"], serde_json::json!({zone: "z1"}));
+    assert_eq!((entry.label(zone), entry.label("app")), (Some("z1"), None));
+}
+
+#[test]
+fn a_node_or_namespace_that_says_nothing_new_of_its_pods_leaves_them_alone() {
+    let node = |zone: &str, address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n\
+             status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+        )
+    };
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {a: b}}\n";
+    let index = index(100, &(node("z1", "10.2.0.1") + "---\n" + &pod("web-0", "10.1.0.3")));
+    let before = known(&index, Kind::Pod, "web-0");
+    put(&index, &node("z1", "10.2.0.2"));
+    put(&index, namespace);
+    assert!(Arc::ptr_eq(&before, &known(&index, Kind::Pod, "web-0")));
+    put(&index, &node("z2", "10.2.0.2"));
+    assert_eq!(known(&index, Kind::Pod, "web-0").label("topology.kubernetes.io/zone"), Some("z2"));
 }
 
 #[test]

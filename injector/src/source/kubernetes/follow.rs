@@ -1,18 +1,24 @@
 //! One kind of object, followed: listed by pages, then watched, for ever.
 //!
-//! The API server may be away for as long as it likes: what was known stays, and the watch goes on where it was.
+//! The API server may be away for as long as it likes: what was known stays, and the watch goes on where it was. If it cannot
+//! go on there, all objects are listed anew, and nobody waits until all of them are taken in.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use mesh::contract::PROXY_CONTAINER;
+use serde_json::Value;
 use tokio::sync::mpsc::Sender;
+use tokio::task::yield_now;
 
 use super::News;
 use super::item::Item;
-use crate::object::Kind;
+use crate::object::{Key, Kind, Typed};
 use crate::source::Change;
 
 /// Objects of a page: of the largest kind, pods, about 4 MiB.
@@ -20,6 +26,8 @@ const PAGE: u32 = 250;
 /// A watch ends after this many seconds and goes on anew: a connection that died silently costs no more than this. The API
 /// server gives up the page of a list after the same time.
 pub const WATCH_SECONDS: u32 = 45;
+/// Objects of a list that are taken in at a time, which takes a few milliseconds if all of them are new.
+const AT_ONCE: usize = 256;
 /// Waiting between attempts, doubled with each: the mesh should be up to date soon after the API server is back.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -67,7 +75,7 @@ async fn take(
                     delay = FIRST_DELAY;
                 }
                 if let Some(found) = tracker.take(event)
-                    && news.send(found).await.is_err()
+                    && !tell(found, &news).await
                 {
                     return;
                 }
@@ -80,6 +88,22 @@ async fn take(
             }
         }
     }
+}
+
+/// Tells what was found; `false` if nobody listens.
+///
+/// The objects of a list are told a few at a time, and others have their turn in between. Then the list is told as a whole: it
+/// alone says what is gone, and counts before everything was listed; of what is known already it costs next to nothing.
+async fn tell(found: News, news: &Sender<News>) -> bool {
+    if let News::Listed { changes, .. } = &found {
+        for few in changes.chunks(AT_ONCE) {
+            if news.send(News::Changed(few.to_vec())).await.is_err() {
+                return false;
+            }
+            yield_now().await;
+        }
+    }
+    news.send(found).await.is_ok()
 }
 
 /// Whether the API server has served us in full. The watcher says `Init` before it asks, and a list can break off at any
@@ -100,19 +124,25 @@ fn reason(error: &dyn std::error::Error) -> String {
 /// Makes news of events.
 struct Tracker {
     followed: Followed,
-    /// The list that is on its way.
-    listed: Vec<Item>,
+    /// The names in the list that is on its way.
+    present: HashSet<Key>,
+    /// Its objects that can be read. Each is read as it comes, since that takes time, and cut down, since they are many.
+    listed: Vec<Change>,
 }
 
 impl Tracker {
     fn new(followed: Followed) -> Self {
-        Self { followed, listed: Vec::new() }
+        Self { followed, present: HashSet::new(), listed: Vec::new() }
     }
 
     fn take(&mut self, event: Event<Item>) -> Option<News> {
         match event {
-            Event::Init => self.listed.clear(),
-            Event::InitApply(item) => self.listed.push(item),
+            Event::Init => (self.present, self.listed) = (HashSet::new(), Vec::new()),
+            Event::InitApply(item) => {
+                self.present.insert(item.key(self.followed.kind));
+                let change = self.change(item);
+                self.listed.extend(change);
+            }
             Event::InitDone => return Some(self.list()),
             Event::Apply(item) => return self.change(item).map(|change| News::Changed(vec![change])),
             Event::Delete(item) => {
@@ -123,22 +153,37 @@ impl Tracker {
     }
 
     fn list(&mut self) -> News {
-        let listed = std::mem::take(&mut self.listed);
-        let present = listed.iter().map(|item| item.key(self.followed.kind)).collect();
-        let changes = listed.into_iter().filter_map(|item| self.change(item)).collect();
+        let (present, changes) = (std::mem::take(&mut self.present), std::mem::take(&mut self.listed));
         News::Listed { kind: self.followed.kind, present, changes }
     }
 
     /// An object that cannot be read costs none of the others.
     fn change(&self, item: Item) -> Option<Change> {
         let change = item.change(self.followed.kind, &self.followed.resource);
-        change.inspect_err(|error| tracing::warn!("{error}")).ok()
+        change.inspect_err(|error| tracing::warn!("{error}")).ok().map(slim)
     }
+}
+
+/// The change with as little as is needed of the kinds of which there are most. What is served of Services and slices is made
+/// from their typed form, and of a pod's containers the proxy alone is looked at.
+fn slim((key, mut object): Change) -> Change {
+    let Some(slim) = object.as_mut().and_then(Arc::get_mut) else { return (key, object) };
+    if matches!(slim.typed, Typed::Service(_) | Typed::EndpointSlice(_)) {
+        slim.value = Value::Null;
+    }
+    if let Typed::Pod(pod) = &mut slim.typed
+        && let Some(containers) = pod.spec.as_mut().and_then(|spec| spec.init_containers.as_mut())
+    {
+        containers.retain(|container| container.name == PROXY_CONTAINER);
+        containers.shrink_to_fit();
+    }
+    (key, object)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Object;
     use k8s_openapi::api::core::v1::Service;
     use serde_json::json;
 
@@ -191,6 +236,42 @@ mod tests {
     fn a_deleted_object_is_gone_whatever_it_looks_like() {
         let Some(News::Changed(changes)) = tracker().take(Event::Delete(broken("b"))) else { panic!() };
         assert!(matches!(changes.as_slice(), [(key, None)] if &*key.name.name == "b"));
+    }
+
+    #[tokio::test]
+    async fn a_list_is_taken_in_a_few_at_a_time_and_counts_as_a_whole() {
+        let items = (0..600).map(|number| Event::InitApply(item(&format!("a-{number}"))));
+        let events: Vec<_> = [Event::Init].into_iter().chain(items).chain([Event::InitDone]).collect();
+        let (sender, mut taken) = tokio::sync::mpsc::channel(64);
+        let events = futures::stream::iter(events.into_iter().map(Ok));
+        tokio::spawn(take(events, tracker().followed, sender));
+        let (mut turns, mut news) = (Vec::new(), Vec::new());
+        while taken.recv_many(&mut news, 64).await > 0 {
+            assert_eq!(news.len(), 1, "others have no turn");
+            turns.extend(news.drain(..).map(|news| match news {
+                News::Changed(changes) => changes.len().to_string(),
+                News::Listed { changes, present, .. } => format!("{} of {}", changes.len(), present.len()),
+                other @ (News::Served(_) | News::Gone(_)) => panic!("{other:?}"),
+            }));
+        }
+        assert_eq!(turns, ["256", "256", "88", "600 of 600"]);
+    }
+
+    fn object(kind: Kind, value: Value) -> Arc<Object> {
+        let object = Arc::new(Object::decode(Key::new(kind, "shop", "a"), value).unwrap());
+        slim((object.key.clone(), Some(object))).1.unwrap()
+    }
+
+    #[test]
+    fn of_what_there_is_most_little_is_kept() {
+        let service = object(Kind::Service, json!({"spec": {"clusterIP": "10.96.0.5"}}));
+        assert!(service.value.is_null() && matches!(service.typed, Typed::Service(_)));
+        assert!(!object(Kind::Namespace, json!({"metadata": {"name": "a"}})).value.is_null());
+        let containers = json!([{"name": "setup"}, {"name": PROXY_CONTAINER, "restartPolicy": "Always"}]);
+        let pod = object(Kind::Pod, json!({"spec": {"containers": [], "initContainers": containers}}));
+        let Typed::Pod(pod) = &pod.typed else { panic!("no pod") };
+        let left = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref()).unwrap();
+        assert!(left.len() == 1 && left[0].restart_policy.as_deref() == Some("Always"));
     }
 
     #[test]
