@@ -45,7 +45,12 @@ fn up() -> Result<Home> {
         web(HOME, "web", "web"),
         pod(HOME, "caller", "", &caller()),
     ];
-    Home::up(&manifests.concat())
+    let home = Home::up(&manifests.concat())?;
+    ensure!(
+        home.kubectl.is_own(),
+        "these rules take Heddle and the API server away: only in the tests' own cluster"
+    );
+    Ok(home)
 }
 
 /// Calls all its life; each line of its log is a count.

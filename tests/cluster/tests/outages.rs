@@ -43,7 +43,12 @@ fn up() -> Result<Home> {
             &spec("", &container(&["http", "--port", "7000"], "")),
         ),
     ];
-    Home::up(&manifests.concat())
+    let home = Home::up(&manifests.concat())?;
+    ensure!(
+        home.kubectl.is_own(),
+        "these rules take Heddle and the API server away: only in the tests' own cluster"
+    );
+    Ok(home)
 }
 
 /// A client that calls all its life, and when it is told to end finishes what it is at: each line of its log is a count.
