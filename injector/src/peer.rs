@@ -18,8 +18,8 @@ use crate::count::{Counts, Held};
 const PROVING_EACH: usize = 8;
 /// Where callers prove who they are: all that may be unproved, and each for a few seconds only.
 const PROVING: Bounds = Bounds { each: PROVING_EACH, all: 2_048, excess: Excess::Refused };
-/// The proved ones of a large cluster.
-const PROVED_ALL: usize = 8_192;
+/// The proved ones of a large cluster: two for each pod, and while one replica is away, the other has all of them.
+const PROVED_ALL: usize = 16_384;
 /// An API server needs one connection, and dials several at once when it has none; where all of them stand behind one
 /// address, a few more.
 const CALLING: Bounds = Bounds { each: 32, all: 512, excess: Excess::Replaces };

@@ -156,12 +156,13 @@ async fn http<A: Answer + Port>(
     let answered = Arc::new(Notify::new());
     let (from, last) = (peer.clone(), Arc::clone(&answered));
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (answer, last) = (Arc::clone(&answer), Arc::clone(&last));
+        let (answer, last, peer) = (Arc::clone(&answer), Arc::clone(&last), from.clone());
         from.ask(Instant::now());
         request.extensions_mut().insert(from.clone());
         async move {
             let response = answer.answer(request).await;
-            if A::LAST.contains(&response.status()) {
+            // Who has proved to be a pod keeps its connection, though one of its tokens is refused.
+            if A::LAST.contains(&response.status()) && !peer.is_proved() {
                 last.notify_one();
             }
             Ok::<_, Infallible>(response)

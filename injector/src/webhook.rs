@@ -1,5 +1,6 @@
 //! Port 15017: the API server asks what is to be done with a new pod (AdmissionReview v1).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,7 @@ struct Head {
 #[serde(default)]
 struct HeadMeta {
     namespace: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
 }
 
 impl Webhook {
@@ -122,9 +124,9 @@ impl Webhook {
 
     /// The AdmissionReview that answers `request`.
     async fn review(&self, request: &Admission<'_>) -> Result<Value, Refusal> {
-        let decision = match namespace_of(request) {
-            Ok(name) => {
-                let namespace = self.namespace(&name).await?;
+        let decision = match about(request) {
+            Ok(About { namespace: name, asks }) => {
+                let namespace = self.namespace(&name, asks).await?;
                 self.decide(request, &name, namespace.as_ref())
             }
             Err(decision) => decision,
@@ -157,11 +159,9 @@ impl Webhook {
 
     /// The namespace. One that does not ask for the mesh, as far as we know, may have been labelled a moment ago: the API
     /// server asks us, so it knows more. Where it cannot be asked, the pod is not let through without its proxy.
-    async fn namespace(&self, name: &str) -> Result<Option<Namespace>, Refusal> {
+    async fn namespace(&self, name: &str, pod_asks: bool) -> Result<Option<Namespace>, Refusal> {
         let known = self.index.read().namespace(name).cloned();
-        let asks = |namespace: &Namespace| {
-            namespace.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(INJECT_LABEL))
-        };
+        let asks = |namespace: &Namespace| pod_asks || says_enabled(namespace.metadata.labels.as_ref());
         let Some(client) = self.client.clone().filter(|_| !known.as_ref().is_some_and(asks)) else {
             return Ok(known);
         };
@@ -179,8 +179,15 @@ impl Webhook {
     }
 }
 
-/// The namespace of the pod that is asked about, or what is decided without it.
-fn namespace_of(request: &Admission<'_>) -> Result<String, Decision> {
+/// What decides whether the pod's namespace has to be known better than it is.
+struct About {
+    namespace: String,
+    /// The pod itself asks for the mesh.
+    asks: bool,
+}
+
+/// The pod that is asked about, or what is decided without a look at it.
+fn about(request: &Admission<'_>) -> Result<About, Decision> {
     if !matches!(request.operation.as_str(), "" | "CREATE") {
         return Err(Decision::Skip("only new pods are injected".to_owned()));
     }
@@ -193,8 +200,14 @@ fn namespace_of(request: &Admission<'_>) -> Result<String, Decision> {
         "" => return Err(unread("it has no kind")),
         _ => return Err(Decision::Skip("it is not a Pod".to_owned())),
     }
+    let asks = says_enabled(head.metadata.labels.as_ref());
     let own = head.metadata.namespace.unwrap_or_else(|| "default".to_owned());
-    Ok(if request.namespace.is_empty() { own } else { request.namespace.clone() })
+    let namespace = if request.namespace.is_empty() { own } else { request.namespace.clone() };
+    Ok(About { namespace, asks })
+}
+
+fn says_enabled(labels: Option<&BTreeMap<String, String>>) -> bool {
+    labels.and_then(|labels| labels.get(INJECT_LABEL)).is_some_and(|wish| wish == "enabled")
 }
 
 impl Answer for Webhook {

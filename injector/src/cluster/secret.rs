@@ -11,7 +11,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::PostParams;
 use kube::{Api, Client, Error};
-use mesh::contract::BUNDLE_CONFIG_MAP;
+use mesh::contract::{BUNDLE_CONFIG_MAP, BUNDLE_KEY};
 use mesh::identity::TrustDomain;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
@@ -71,11 +71,16 @@ impl Keeper {
     /// None if the Secret has just been made, by us or by another replica.
     async fn try_open(&self) -> Result<Option<(Material, Authority)>> {
         let secret = in_time(self.secrets.get_opt(&self.name)).await.context("the Secret cannot be read")?;
-        if let Some(secret) = secret {
-            return self.read(&secret).map(Some);
-        }
         let existed = in_time(self.bundles.get_opt(BUNDLE_CONFIG_MAP)).await;
         let existed = existed.context("the roots cannot be read")?;
+        if let Some(secret) = secret {
+            let (material, authority) = self.read(&secret)?;
+            // What a running control plane would not take, one that happens to restart does not take either.
+            if let Some(trusted) = existed.as_ref().and_then(|roots| roots.data.as_ref()?.get(BUNDLE_KEY)) {
+                self.check_succession(&authority, trusted)?;
+            }
+            return Ok(Some((material, authority)));
+        }
         anyhow::ensure!(existed.is_none(), "{}", self.vanished());
         anyhow::ensure!(
             self.create,
@@ -144,7 +149,7 @@ impl Keeper {
             return present.reappear();
         }
         let taken = self.read(secret).and_then(|(material, authority)| {
-            self.check_succession(&authority, &present.last())?;
+            self.check_succession(&authority, present.last().bundle())?;
             Ok((material, authority))
         });
         match taken {
@@ -158,12 +163,12 @@ impl Keeper {
     }
 
     /// An authority that trusts none of the present roots would make every proxy cut every connection, at once.
-    fn check_succession(&self, next: &Authority, present: &Authority) -> Result<()> {
+    fn check_succession(&self, next: &Authority, trusted: &str) -> Result<()> {
         anyhow::ensure!(
-            shares_a_root(next.bundle(), present.bundle()),
-            "Secret {}/{} trusts none of the roots that are trusted now, which would cut every connection: put the old \
-             root and the new one into its ca.crt first, see docs/operations.md; a restart of the control plane takes \
-             it as it is",
+            shares_a_root(next.bundle(), trusted),
+            "Secret {0}/{1} trusts none of the roots that are trusted now, which would cut every connection: put the old \
+             root and the new one into its ca.crt first, see docs/operations.md; only to begin a new mesh, delete \
+             ConfigMap {0}/{BUNDLE_CONFIG_MAP} and restart the control plane",
             self.namespace,
             self.name
         );

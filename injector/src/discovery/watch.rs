@@ -74,7 +74,8 @@ impl Watch {
             }
             let now = Instant::now();
             if self.deadline <= now {
-                return None;
+                // With it the next watch goes on from here, however long nothing concerned this one.
+                return self.bookmarks.then(|| (room.hold(self.follower.bookmark(false)), None));
             }
             if self.bookmarks && self.bookmark_at <= now {
                 self.bookmark_at = now + BOOKMARK_INTERVAL;

@@ -37,7 +37,7 @@ pub struct Expired;
 
 /// What the objects of the log may hold that are not there any more, in all. Somebody who changes a large object again and
 /// again makes others list anew, and no more.
-const MOST_BYTES: usize = 8 * 1024 * 1024;
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// The last changes.
 #[derive(Debug)]

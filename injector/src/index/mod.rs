@@ -38,7 +38,7 @@ use waiting::Waiting;
 /// seconds; where several control planes may start in one second, the nanoseconds are part of N.
 pub const VERSIONS_PER_EPOCH: u64 = 1_000_000_000;
 
-/// Changes that a watcher may fall behind. A batch of ten thousand objects must fit.
+/// Changes that a watcher may fall behind, as far as the log's bound on bytes allows.
 pub const LOG_CAPACITY: usize = 16_384;
 
 /// The index, shared between the source's thread and the servers.

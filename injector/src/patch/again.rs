@@ -51,8 +51,8 @@ fn known_probes(proxy: &Container) -> Result<Map<String, Value>, String> {
     serde_json::from_str(known).map_err(|error| format!("the proxy's {PROBES} cannot be read: {error}"))
 }
 
-/// Whether a container is what we would make now. Others may have added to it, but nothing that tells the proxy what to do;
-/// the probes are told apart.
+/// Whether a container is what we would make now. Others may have added to it, set its resources, or had its image come from
+/// elsewhere, but not told the proxy what to do; the probes are told apart.
 fn is_as(container: &Container, wanted: &Value) -> bool {
     let Ok(present) = serde_json::to_value(container) else { return false };
     let variables = |container: &Value| -> Vec<Value> {
@@ -70,8 +70,19 @@ fn is_as(container: &Container, wanted: &Value) -> bool {
     ours.sort_by_key(|variable| variable["name"].to_string());
     let same_variables = told.len() == ours.len() && told.iter().zip(&ours).all(|(t, o)| holds(t, o));
     let mut rest = wanted.clone();
-    rest.as_object_mut().map(|fields| fields.remove("env"));
-    container.env_from.iter().flatten().next().is_none() && same_variables && holds(&present, &rest)
+    rest.as_object_mut().into_iter().for_each(|fields| {
+        fields.retain(|name, _| !["env", "image", "resources"].contains(&name.as_str()));
+    });
+    let same_image = image_name(&present["image"]) == image_name(&wanted["image"]);
+    let told_otherwise = container.env_from.iter().flatten().next().is_some();
+    same_image && !told_otherwise && same_variables && holds(&present, &rest)
+}
+
+/// The last part of an image's name: mirrors change its registry and path, and pin its digest.
+fn image_name(image: &Value) -> &str {
+    let name = image.as_str().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    name.split(['@', ':']).next().unwrap_or_default()
 }
 
 /// Whether `present` has all that `wanted` has. Of lists of named things, each must be there once; other lists are the same.
@@ -214,6 +225,8 @@ mod tests {
         proxy["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "certs", "mountPath": "/certs"}));
         proxy["env"].as_array_mut().unwrap().push(json!({"name": "HTTP_PROXY", "value": "none"}));
         proxy["terminationMessagePath"] = json!("/dev/termination-log");
+        proxy["image"] = json!("mirror.example.com:5000/team/heddle-proxy@sha256:0123");
+        proxy["resources"] = json!({"requests": {"cpu": "500m"}});
         assert_eq!(again(&pod(&[init, proxy], &json!([{"name": "web"}]))), Decision::Leave);
     }
 

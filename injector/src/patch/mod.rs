@@ -75,7 +75,10 @@ pub fn decide(
         }
     };
     if is_injected(pod) {
-        return again::decide(pod, &settings, config, nonce);
+        return match refuse::weakened(pod) {
+            Some(reason) => Decision::Deny(reason),
+            None => again::decide(pod, &settings, config, nonce),
+        };
     }
     if let Some(reason) = refuse::reason(pod) {
         return Decision::Deny(reason);

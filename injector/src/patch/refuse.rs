@@ -18,11 +18,28 @@ pub fn reason(pod: &Pod) -> Option<String> {
     all.find_map(|container| container_reason(pod, container)).or_else(|| volume_reason(pod))
 }
 
+/// Why a pod that has our containers already cannot stay as it is, if it cannot.
+pub fn weakened(pod: &Pod) -> Option<String> {
+    let mut others =
+        init_containers(pod).chain(containers(pod)).filter(|container| !is_named_as_ours(container));
+    others.find_map(|container| weakness(pod, container))
+}
+
 fn container_reason(pod: &Pod, container: &Container) -> Option<String> {
-    let name = &container.name;
-    if [INIT_CONTAINER, PROXY_CONTAINER].contains(&name.as_str()) {
+    if is_named_as_ours(container) {
+        let name = &container.name;
         return Some(format!("the container name {name} is reserved: give the container another one"));
     }
+    weakness(pod, container)
+}
+
+fn is_named_as_ours(container: &Container) -> bool {
+    [INIT_CONTAINER, PROXY_CONTAINER].contains(&container.name.as_str())
+}
+
+/// What of an application's container goes past the proxy, or takes what is the proxy's.
+fn weakness(pod: &Pod, container: &Container) -> Option<String> {
+    let name = &container.name;
     if user(pod, container) == Some(i64::from(PROXY_UID)) {
         return Some(format!(
             "container {name} runs as user {PROXY_UID}, whose traffic bypasses the mesh: choose another runAsUser"

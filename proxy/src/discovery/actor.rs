@@ -47,6 +47,9 @@ const UNUSED: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(30);
 /// The most destinations kept; past it the least recently used go first.
 const DESTINATIONS_MAX: usize = 1024;
+/// Of a backend's endpoints that are pods which nobody knows, the most that are asked for one by one: pods on their nodes'
+/// networks are never known by address, and a DaemonSet has one for each node.
+const UNKNOWN_MAX: usize = 64;
 /// How long "there is nothing" is believed.
 const NOTHING_FOR: Duration = Duration::from_secs(1);
 /// The pause before a failed lookup is tried again while somebody waits for it.
@@ -297,7 +300,7 @@ impl Actor {
         let is_pods =
             |endpoint: &endpoints::Endpoint| endpoint.is_pod || self.config.in_cluster(endpoint.addr.ip());
         let pods = self.endpoints_of(key).into_iter().filter(is_pods).map(|endpoint| endpoint.addr.ip());
-        pods.filter(|ip| !facts.contains_key(ip)).map(WatchKey::PodAt).collect()
+        pods.filter(|ip| !facts.contains_key(ip)).take(UNKNOWN_MAX).map(WatchKey::PodAt).collect()
     }
 
     fn endpoints_of(&self, key: &BackendKey) -> Vec<endpoints::Endpoint> {

@@ -1,6 +1,7 @@
 //! A Kubernetes API server as the source: every kind is followed by a task of its own, and the index takes what they
 //! find, as batches. The first batch is everything: nothing is judged, or served, by half of a cluster.
 
+mod definitions;
 mod follow;
 mod item;
 mod served;
@@ -14,10 +15,11 @@ use kube::core::ApiResource;
 use kube::{Client, Error};
 use mesh::contract::BUNDLE_CONFIG_MAP;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use definitions::follow_definitions;
 pub use follow::WATCH_SECONDS;
 use follow::{Followed, follow};
 use served::{Kinds, kinds};
@@ -27,7 +29,7 @@ use super::{Change, seconds};
 use crate::index::Index;
 use crate::object::{Key, Kind};
 
-/// How often the API server is asked whether a kind came or went: a custom resource's definition is applied rarely.
+/// How often the API server is asked whether a kind came or went, though nothing says so.
 const LOOK: Duration = Duration::from_secs(10);
 /// Waiting after a question that failed, and for a kind that is about to come.
 const RETRY: Duration = Duration::from_secs(1);
@@ -89,6 +91,8 @@ fn always() -> impl Iterator<Item = Followed> {
 async fn follow_optional(client: Client, news: Sender<News>) {
     let mut followers: BTreeMap<Kind, (ApiResource, AbortHandle)> = BTreeMap::new();
     let mut told = false;
+    let changed = Arc::new(Notify::new());
+    tokio::spawn(follow_definitions(client.clone(), Arc::clone(&changed)));
     loop {
         let kinds = match kinds(&client).await {
             Ok(kinds) => kinds,
@@ -131,7 +135,7 @@ async fn follow_optional(client: Client, news: Sender<News>) {
                 (resource, tokio::spawn(follow(client.clone(), followed, news.clone())).abort_handle())
             });
         }
-        sleep(pause).await;
+        let _ = timeout(pause, changed.notified()).await;
     }
 }
 

@@ -25,13 +25,16 @@ pub struct Kinds {
     pub served: BTreeMap<Kind, ApiResource>,
     /// Those that are not, though their definitions are there: they will be.
     pub awaited: BTreeSet<Kind>,
+    /// Those that are not, and of which we may not know whether they will be.
+    pub unknown: BTreeSet<Kind>,
 }
 
 impl Kinds {
     /// Whether a kind is gone: its definition is. One that no definition brings is as lasting as the API server, of which
     /// several may run in two versions while they are upgraded.
     pub fn is_gone(&self, kind: Kind) -> bool {
-        definition(kind).is_some() && !self.served.contains_key(&kind) && !self.awaited.contains(&kind)
+        let may_be = [&self.awaited, &self.unknown].iter().any(|kinds| kinds.contains(&kind));
+        definition(kind).is_some() && !self.served.contains_key(&kind) && !may_be
     }
 }
 
@@ -50,13 +53,20 @@ pub async fn kinds(client: &Client) -> Result<Kinds, Error> {
     let served = served(client).await?;
     let absent = optional().filter(|kind| !served.contains_key(kind));
     let absent: Vec<(Kind, String)> = absent.filter_map(|kind| Some((kind, definition(kind)?))).collect();
-    let mut awaited = BTreeSet::new();
+    let (mut awaited, mut unknown) = (BTreeSet::new(), BTreeSet::new());
     for (kind, definition) in absent {
-        if is_defined(client, &definition).await? {
-            awaited.insert(kind);
+        match is_defined(client, &definition).await? {
+            Some(true) => drop(awaited.insert(kind)),
+            Some(false) => {}
+            None => drop(unknown.insert(kind)),
         }
     }
-    Ok(Kinds { served, awaited })
+    Ok(Kinds { served, awaited, unknown })
+}
+
+/// Whether a definition is one that brings an optional kind.
+pub fn is_optional(name: &str) -> bool {
+    optional().filter_map(definition).any(|definition| definition == name)
 }
 
 async fn served(client: &Client) -> Result<BTreeMap<Kind, ApiResource>, Error> {
@@ -73,14 +83,20 @@ async fn served(client: &Client) -> Result<BTreeMap<Kind, ApiResource>, Error> {
     Ok(found)
 }
 
-/// Whether the definition of that name is there, and brings its kind. Definitions are large, and only asked for where the
-/// kind is missing.
-async fn is_defined(client: &Client, name: &str) -> Result<bool, Error> {
+/// Whether the definition of that name is there, and brings its kind; nothing if we may not ask. Definitions are large, and
+/// only asked for where the kind is missing.
+async fn is_defined(client: &Client, name: &str) -> Result<Option<bool>, Error> {
     let resource = ApiResource::erase::<CustomResourceDefinition>(&());
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     match in_time(api.get(name)).await {
-        Ok(definition) => Ok(brings(&definition)),
-        Err(Error::Api(status)) if is_absent(&status, name) => Ok(false),
+        Ok(definition) => Ok(Some(brings(&definition))),
+        Err(Error::Api(status)) if is_absent(&status, name) => Ok(Some(false)),
+        Err(Error::Api(status)) if status.code == 403 => {
+            tracing::warn!(
+                "may not get the definition {name}: grant get on customresourcedefinitions, as the chart does"
+            );
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
