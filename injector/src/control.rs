@@ -20,7 +20,8 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::review::{Caller, Reviewer};
 use crate::said::worth_a_review;
-use crate::serve::Answer;
+use crate::serve::{Answer, Port};
+use crate::stay::Stay;
 use crate::tokens::Tokens;
 
 /// A signing request has less than 1 KiB.
@@ -144,6 +145,13 @@ impl Control {
         tracing::info!(pod = %caller.pod, identity = %caller.identity, not_after = signed.not_after, "signed");
         Ok(json_of(StatusCode::OK, &signed))
     }
+}
+
+impl Port for Control {
+    /// One proxy's watches share one connection: as many as discovery allows one pod.
+    const STREAMS: u32 = 8_192;
+    const STAY: Stay = Stay::Proved;
+    const LAST: &'static [StatusCode] = &[StatusCode::UNAUTHORIZED];
 }
 
 impl Answer for Control {

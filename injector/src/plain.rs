@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,8 +10,9 @@ use hyper::body::Incoming;
 use crate::answer::{Body, Refusal, json_of, whole};
 use crate::index::Index;
 use crate::metrics::Metrics;
-use crate::serve::Answer;
+use crate::serve::{Answer, IDLE, Port};
 use crate::source::Report;
+use crate::stay::Stay;
 
 /// Port 15014.
 pub struct Pages {
@@ -20,6 +22,10 @@ pub struct Pages {
     pub index: Arc<Index>,
     /// What the source last reported.
     pub report: Arc<RwLock<Report>>,
+}
+
+impl Port for Pages {
+    const STAY: Stay = Stay::Asked(IDLE);
 }
 
 impl Answer for Pages {
@@ -40,6 +46,11 @@ impl Answer for Pages {
 
 /// Port 15021: whether everything that there is has been read, and all other ports are open.
 pub struct Health(pub Arc<AtomicBool>);
+
+impl Port for Health {
+    /// The kubelet opens a connection for each probe.
+    const STAY: Stay = Stay::Asked(Duration::from_secs(10));
+}
 
 impl Answer for Health {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {

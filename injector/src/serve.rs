@@ -24,24 +24,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Body;
-use crate::control::Control;
 use crate::peer::{Peer, Peers};
-use crate::plain::{Health, Pages};
 use crate::stay::{Stay, until_end, until_given_up};
-use crate::webhook::Webhook;
 
 /// A ClientHello and its answer take two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Between two requests on one connection: API servers keep theirs, and Prometheus comes once a minute.
-const IDLE: Duration = Duration::from_secs(90);
-/// The kubelet opens a connection for each probe.
-const PROBE_IDLE: Duration = Duration::from_secs(10);
+pub const IDLE: Duration = Duration::from_secs(90);
 /// A request's head once begun, and the time between requests on HTTP/1, where nothing else ends a connection.
 const HEAD: Duration = IDLE;
 /// A bound token has 1 KiB; the rest of a head is small.
 const HEAD_BYTES: u32 = 32 * 1024;
-/// One proxy's watches share one connection: as many as discovery allows one pod.
-const PROXYS_STREAMS: u32 = 8_192;
 /// Whoever else asks has a few questions at a time.
 const FEW_STREAMS: u32 = 256;
 /// A dead peer is found out by PING.
@@ -66,26 +59,6 @@ pub trait Port {
     const STAY: Stay;
     /// The answers after which a connection is closed: those to callers whom the port is not for.
     const LAST: &'static [StatusCode] = &[];
-}
-
-impl Port for Control {
-    const STREAMS: u32 = PROXYS_STREAMS;
-    const STAY: Stay = Stay::Proved;
-    const LAST: &'static [StatusCode] = &[StatusCode::UNAUTHORIZED];
-}
-
-impl Port for Webhook {
-    const STAY: Stay = Stay::Asked(IDLE);
-    /// API servers ask for nothing but `POST /inject`.
-    const LAST: &'static [StatusCode] = &[StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
-}
-
-impl Port for Pages {
-    const STAY: Stay = Stay::Asked(IDLE);
-}
-
-impl Port for Health {
-    const STAY: Stay = Stay::Asked(PROBE_IDLE);
 }
 
 /// Listens on `address`. Where there is no IPv6, all of IPv4 stands for all of both.
@@ -199,14 +172,4 @@ fn builder(streams: u32) -> Builder<TokioExecutor> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     builder
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_proxy_may_ask_much_at_a_time() {
-        assert_eq!([Control::STREAMS, Webhook::STREAMS], [8_192, 256]);
-    }
 }

@@ -25,7 +25,8 @@ use crate::metrics::Metrics;
 use crate::patch::{Config, Decision, Nonce, decide};
 use crate::peer::Peer;
 use crate::place::Places;
-use crate::serve::Answer;
+use crate::serve::{Answer, IDLE, Port};
+use crate::stay::Stay;
 
 /// The version of AdmissionReview that is understood.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -208,6 +209,12 @@ fn about(request: &Admission<'_>) -> Result<About, Decision> {
 
 fn says_enabled(labels: Option<&BTreeMap<String, String>>) -> bool {
     labels.and_then(|labels| labels.get(INJECT_LABEL)).is_some_and(|wish| wish == "enabled")
+}
+
+impl Port for Webhook {
+    const STAY: Stay = Stay::Asked(IDLE);
+    /// API servers ask for nothing but `POST /inject`.
+    const LAST: &'static [StatusCode] = &[StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
 }
 
 impl Answer for Webhook {
