@@ -50,6 +50,11 @@ fn up() -> Result<Home> {
         home.kubectl.is_own(),
         "these rules take Heddle and the API server away: only in the tests' own cluster"
     );
+    // After an outage of the API server, the cluster's DNS learns of a new name only when it has found it again.
+    until("the Service has its name", SOON * 2, || {
+        ensure!(home.curl(CLIENT, &[URL])?.status == 200, "no answer");
+        Ok(())
+    })?;
     Ok(home)
 }
 
@@ -113,7 +118,7 @@ fn an_upgrade_costs_no_request_and_keeps_the_root(home: &Home) -> Result<()> {
 fn ask_to_sign(home: &Home, token: &str) -> Result<(u16, String)> {
     let bearer = format!("authorization: Bearer {}", token.trim());
     let url = "https://heddle-injector.heddle-system.svc:15012/v1/sign";
-    let reply = home.curl(&format!("{PLAIN}/client"), &["-k", "-H", &bearer, "--data", "csr", url])?;
+    let reply = home.curl(&format!("{PLAIN}/client"), &["-k", "-X", "POST", "-H", &bearer, url])?;
     Ok((reply.status, reply.body))
 }
 
