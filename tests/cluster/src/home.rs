@@ -131,13 +131,14 @@ impl Home {
         Load::parse(&self.start_load(pod, url, options)?.finish(LONG)?.out)
     }
 
-    /// The pods that a label selects.
+    /// The pods that a label selects, without those that are being deleted.
     ///
     /// # Errors
     /// When the API server does not say.
     pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Value>> {
         let list = self.kubectl.get(&["pod", "-n", namespace, "-l", selector])?;
-        Ok(list["items"].as_array().cloned().unwrap_or_default())
+        let all = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(all.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect())
     }
 
     /// The address of a pod that a label selects, in brackets if it is IPv6.
