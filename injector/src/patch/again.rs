@@ -59,14 +59,13 @@ fn is_as(container: &Container, wanted: &Value) -> bool {
         let all = container["env"].as_array().cloned().unwrap_or_default();
         all.into_iter().filter(|variable| variable["name"] != PROBES).collect()
     };
-    let (told, ours) = (variables(&present), variables(wanted));
+    let (told, mut ours) = (variables(&present), variables(wanted));
     let is_ours = |variable: &Value| {
         let name = variable["name"].as_str().unwrap_or_default();
         name.starts_with("HEDDLE_") || ours.iter().any(|own| own["name"] == name)
     };
     let mut told: Vec<Value> = told.into_iter().filter(is_ours).collect();
     told.sort_by_key(|variable| variable["name"].to_string());
-    let mut ours = ours.clone();
     ours.sort_by_key(|variable| variable["name"].to_string());
     let same_variables = told.len() == ours.len() && told.iter().zip(&ours).all(|(t, o)| holds(t, o));
     let mut rest = wanted.clone();
@@ -108,17 +107,15 @@ fn told(pod: &Pod, new: Map<String, Value>) -> Result<Value, String> {
         .find(|(_, container)| container.name == PROXY_CONTAINER)
         .ok_or("the pod has no proxy")?;
     let path = format!("/spec/initContainers/{at}/env");
-    let Some((variable, known)) = probes(proxy) else {
-        let value = Value::Object(new).to_string();
-        return Ok(
-            json!({"op": "add", "path": format!("{path}/-"), "value": {"name": PROBES, "value": value}}),
-        );
-    };
-    let mut all: Map<String, Value> = serde_json::from_str(known)
-        .map_err(|error| format!("the proxy's {PROBES} cannot be read: {error}"))?;
+    let mut all = known_probes(proxy)?;
     all.extend(new);
     let value = Value::Object(all).to_string();
-    Ok(json!({"op": "replace", "path": format!("{path}/{variable}/value"), "value": value}))
+    Ok(match probes(proxy) {
+        Some((variable, _)) => {
+            json!({"op": "replace", "path": format!("{path}/{variable}/value"), "value": value})
+        }
+        None => json!({"op": "add", "path": format!("{path}/-"), "value": {"name": PROBES, "value": value}}),
+    })
 }
 
 /// The place and the value of the variable that holds the probes.

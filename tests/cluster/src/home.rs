@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Load, Output, Reply, Running, until};
+use e2e::{Load, Output, Reply, Running, until, verdict};
 use serde_json::Value;
 
 use crate::{Kubectl, kubectl::LONG, manifest::HOME_LABEL};
@@ -168,13 +168,7 @@ impl Home {
             let ours = route["status"]["parents"]
                 .as_array()
                 .and_then(|all| all.iter().find(|one| one["controllerName"] == "heddle.dev/mesh-controller"));
-            let conditions = ours.and_then(|parent| parent["conditions"].as_array());
-            let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == condition));
-            let found = found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
-            let present = &route["metadata"]["generation"];
-            ensure!(&found["observedGeneration"] == present, "generation is {present}: {found}");
-            let part = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
-            Ok((part("status"), part("reason"), part("message")))
+            verdict(&route, ours.unwrap_or(&Value::Null), condition)
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cluster::Home;
 use cluster::manifest::{client, container, deployment, http_server, namespace, permissive, pod, spec, web};
-use e2e::{Load, until};
+use e2e::until;
 
 const HOME: &str = "leaving";
 const PLAIN: &str = "leaving-plain";
@@ -70,14 +70,7 @@ fn caller() -> String {
 /// Nothing has failed since `began`.
 fn check_nothing_failed(home: &Home, began: Instant) -> Result<()> {
     let since = format!("--since={}s", began.elapsed().as_secs().max(5));
-    let log = home.kubectl.run(&["logs", "-n", HOME, "caller", "-c", "app", &since])?;
-    let counts: Vec<Load> =
-        log.lines().filter(|line| line.starts_with('{')).map(Load::parse).collect::<Result<_>>()?;
-    ensure!(!counts.is_empty(), "nothing was asked: {}", log.chars().take(300).collect::<String>());
-    for count in &counts {
-        assert_eq!(count.failed(), 0, "{:?} {count:?}", count.errors());
-    }
-    Ok(())
+    cluster::check_nothing_failed(&home.kubectl.run(&["logs", "-n", HOME, "caller", "-c", "app", &since])?)
 }
 
 /// What vouches for whom, as an object's field holds it, decoded.

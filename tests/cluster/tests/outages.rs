@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cluster::manifest::{client, container, deployment, http_server, namespace, permissive, pod, spec, web};
-use cluster::{Home, script};
-use e2e::{Load, Running, until};
+use cluster::{Home, check_nothing_failed, counts, script};
+use e2e::{Running, until};
 
 const HOME: &str = "outages";
 const PLAIN: &str = "outages-plain";
@@ -67,23 +67,6 @@ fn follow(home: &Home) -> Result<Vec<Running>> {
     names
         .map(|name| home.kubectl.start(&["logs", "-n", HOME, name, "-c", "app", "-f", "--since=1s"]))
         .collect()
-}
-
-fn counts(log: &str) -> Result<Vec<Load>> {
-    log.lines().filter(|line| line.starts_with('{')).map(Load::parse).collect()
-}
-
-fn check_nothing_failed(log: &str) -> Result<()> {
-    let counts = counts(log)?;
-    ensure!(
-        counts.iter().map(Load::answered).sum::<u64>() > 0,
-        "nothing was asked: {}",
-        log.chars().take(300).collect::<String>()
-    );
-    for count in &counts {
-        assert_eq!(count.failed(), 0, "{:?} {count:?}", count.errors());
-    }
-    Ok(())
 }
 
 fn clients_and_servers_are_replaced_under_load_and_no_request_fails(home: &Home) -> Result<()> {

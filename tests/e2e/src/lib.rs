@@ -18,7 +18,7 @@ pub use capture::Capture;
 pub use conformance::{Conformance, tool};
 pub use process::{Output, Running, run, until};
 pub use runner::{Rule, prove, soak};
-pub use world::World;
+pub use world::{World, verdict};
 
 /// Runs the named functions, each a rule, against one world: `prove!(up, [rule, other_rule])`.
 #[macro_export]

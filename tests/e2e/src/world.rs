@@ -164,13 +164,7 @@ impl World {
     pub fn condition(&self, kind: &str, name: &str, condition: &str) -> Result<(String, String, String)> {
         until(&format!("{kind} {name} has its status"), STATUS, || {
             let route = self.get(kind, name)?;
-            let conditions = route["status"]["parents"][0]["conditions"].as_array();
-            let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == condition));
-            let found = found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
-            let present = &route["metadata"]["generation"];
-            ensure!(&found["observedGeneration"] == present, "generation is {present}: {found}");
-            let part = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
-            Ok((part("status"), part("reason"), part("message")))
+            verdict(&route, &route["status"]["parents"][0], condition)
         })
     }
 
@@ -266,6 +260,17 @@ fn guard(world: &str) -> Result<Child> {
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// A condition of a route towards a parent, of the route's present generation: status, reason and message.
+pub fn verdict(route: &Value, parent: &Value, condition: &str) -> Result<(String, String, String)> {
+    let conditions = parent["conditions"].as_array();
+    let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == condition));
+    let found = found.with_context(|| format!("no condition {condition} in {}", route["status"]))?;
+    let present = &route["metadata"]["generation"];
+    ensure!(&found["observedGeneration"] == present, "generation is {present}: {found}");
+    let part = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+    Ok((part("status"), part("reason"), part("message")))
 }
 
 /// In a list of `lab ps --json`, the one that is `namespace/name`.
