@@ -40,8 +40,12 @@ pub const ANNOTATION_PREFIX: &str = "heddle.dev/";
 pub const TOKEN_AUDIENCE: &str = "heddle.dev";
 /// The ALPN of mesh TLS with HTTP/2 inside.
 pub const ALPN_H2: &[u8] = b"heddle/h2";
-/// The ALPN of mesh TLS with bytes inside.
+/// The ALPN of mesh TLS with the bytes of one TCP connection inside.
 pub const ALPN_TCP: &[u8] = b"heddle/tcp";
+/// The ALPN of mesh TLS with TCP connections inside, one after another.
+pub const ALPN_TUNNELS: &[u8] = b"heddle/tunnels";
+/// What mesh TLS may have inside, in the order in which a server prefers it.
+pub const ALPN_MESH: [&[u8]; 3] = [ALPN_H2, ALPN_TUNNELS, ALPN_TCP];
 /// The trust domain, unless an operator names another.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// The init container that sets up redirection.

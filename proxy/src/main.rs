@@ -17,6 +17,7 @@ mod net;
 mod outbound;
 mod proxy;
 mod trace;
+mod tunnel;
 mod upstream;
 
 use std::{io::IsTerminal as _, net::Ipv4Addr, process::ExitCode, sync::Arc, time::Duration};

@@ -16,8 +16,8 @@ use tracing::debug;
 
 use crate::{
     body::Body,
-    identity::Tunnel,
     net::{peek::Peeked, relay::copy, socket::reset_on_close, stream::Stream},
+    tunnel::{Lent, Peer},
     upstream::Upstream,
 };
 
@@ -124,7 +124,10 @@ fn joined(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
 
 /// Ends a connection in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
 fn cut(side: Upgraded) {
-    let _ = cut_if::<Peeked>(side).or_else(cut_if::<Tunnel>).or_else(cut_if::<Upstream>);
+    let _ = cut_if::<Peeked>(side)
+        .or_else(cut_if::<Peeked<Peer>>)
+        .or_else(cut_if::<Peeked<Lent<Peer>>>)
+        .or_else(cut_if::<Upstream>);
 }
 
 fn cut_if<S: Stream + 'static>(side: Upgraded) -> Result<(), Upgraded> {

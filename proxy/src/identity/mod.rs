@@ -16,7 +16,7 @@ use std::{
 };
 
 use mesh::{
-    contract::{ALPN_H2, ALPN_TCP},
+    contract::{ALPN_H2, ALPN_MESH, ALPN_TCP, ALPN_TUNNELS},
     identity::{Identity, TrustDomain},
 };
 use rustls::{
@@ -33,21 +33,18 @@ pub use proven::Proven;
 pub use renew::Renewal;
 pub use trusted::Trusted;
 
-use crate::net::peek::Peeked;
-
-/// A peer's connection whose bytes are its application's: what is inside is looked at again.
-pub type Tunnel = Peeked<Trusted<Box<tokio_rustls::server::TlsStream<Peeked>>>>;
-
 use verify::Verifier;
 use verify::peer_identity;
 
-/// What is inside a mesh TLS connection (the ALPN's two values).
+/// What is inside a mesh TLS connection, as its ALPN says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Inside {
     /// HTTP/2, whose streams are requests.
     H2,
     /// The bytes of one TCP connection.
     Tcp,
+    /// TCP connections, one after another.
+    Tunnels,
 }
 
 impl Inside {
@@ -55,12 +52,19 @@ impl Inside {
         match self {
             Self::H2 => ALPN_H2,
             Self::Tcp => ALPN_TCP,
+            Self::Tunnels => ALPN_TUNNELS,
         }
+    }
+
+    /// What a client that wants it offers. A proxy from before there were tunnels takes one connection.
+    fn offered(self) -> Vec<Vec<u8>> {
+        let older = (self == Self::Tunnels).then_some(Self::Tcp);
+        [Some(self), older].into_iter().flatten().map(|inside| inside.alpn().to_vec()).collect()
     }
 
     /// What a finished handshake agreed on.
     pub fn agreed(alpn: Option<&[u8]>) -> Option<Self> {
-        [Self::H2, Self::Tcp].into_iter().find(|inside| alpn == Some(inside.alpn()))
+        [Self::H2, Self::Tunnels, Self::Tcp].into_iter().find(|inside| alpn == Some(inside.alpn()))
     }
 }
 
@@ -183,7 +187,7 @@ impl ClientTemplate {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::clone(&self.key) as _);
-        config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_TCP.to_vec()];
+        config.alpn_protocols = ALPN_MESH.map(<[u8]>::to_vec).to_vec();
         // No tickets, no store: every connection proves both identities anew, and an idle one holds no session.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -198,7 +202,7 @@ impl ClientTemplate {
             .dangerous() // "custom": the verifier checks the chain and then the identity instead of a host name
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::clone(&self.key) as _);
-        config.alpn_protocols = vec![inside.alpn().to_vec()];
+        config.alpn_protocols = inside.offered();
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         Ok(config)

@@ -6,11 +6,12 @@
 
 mod guard;
 mod http;
+mod tunnels;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use mesh::{
-    contract::{ALPN_H2, ALPN_TCP},
+    contract::ALPN_MESH,
     detect::{ClientHello, Detected, client_hello},
     identity::Identity,
 };
@@ -24,7 +25,7 @@ use crate::{
     carry::{Trip, carry},
     config::MtlsMode,
     http::{HttpVersion, serve::Limits},
-    identity::{Credentials, Inside, Proven, Trusted, Tunnel},
+    identity::{Credentials, Inside, Proven, Trusted},
     metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
@@ -176,7 +177,7 @@ async fn offers_mesh_tls(stream: &mut Peeked) -> io::Result<bool> {
     loop {
         match client_hello(stream.ahead()) {
             ClientHello::Hello { alpn, .. } => {
-                return Ok(alpn.iter().any(|name| [ALPN_H2, ALPN_TCP].contains(&name.as_slice())));
+                return Ok(alpn.iter().any(|name| ALPN_MESH.contains(&name.as_slice())));
             }
             ClientHello::Invalid => return Ok(false),
             ClientHello::NeedMore => {
@@ -212,6 +213,7 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
             Box::pin(http::serve(context, tls, HttpVersion::Http2, Limits::PEER, until)).await;
         }
         Inside::Tcp => tunnel(proxy, Peeked::new(tls), peer, caller, server).await,
+        Inside::Tunnels => Box::pin(tunnels::serve(proxy, tls, peer, caller, server)).await,
     }
 }
 
@@ -236,9 +238,9 @@ async fn handshake(
 }
 
 /// The bytes of one connection of a peer's application.
-async fn tunnel(
+async fn tunnel<S: Stream + 'static>(
     proxy: &Arc<Proxy>,
-    mut stream: Tunnel,
+    mut stream: Peeked<S>,
     peer: Identity,
     caller: SocketAddr,
     server: SocketAddr,
@@ -320,16 +322,17 @@ fn refuse(proxy: &Proxy, stream: &TcpStream, caller: SocketAddr, reason: &'stati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::{Lent, Peer};
 
     type Proxied = &'static Arc<Proxy>;
-    type Tunnelled = Tunnel;
+    type Tunnel = Peeked<Lent<Peer>>;
 
     fn size<A, F: Future>(_: impl Fn(A) -> F) -> usize {
         size_of::<F>()
     }
 
     #[track_caller]
-    fn check(phases: [usize; 4]) {
+    fn check(phases: &[usize]) {
         let size: usize = phases.iter().sum();
         assert!(size < 4096, "{size} bytes: box what is moved into these phases: {phases:?}");
     }
@@ -338,10 +341,11 @@ mod tests {
     fn the_phases_of_an_idle_connection_are_small() {
         let serve = size(|(a, b, c)| serve(a, b, c));
         let peer = size(|(a, b, c, d): (Proxied, _, _, _)| peer(a, b, c, d));
-        let tunnel = size(|(a, b, c, d, e): (Proxied, _, _, _, _)| tunnel(a, b, c, d, e));
-        let tunnelled = size(|(a, b, c, d, e): (Proxied, Tunnelled, _, _, _)| deliver(a, b, c, d, e));
+        let tunnels = size(|(a, b, c, d, e): (Proxied, Peer, _, _, _)| tunnels::serve(a, b, c, d, e));
+        let tunnel = size(|(a, b, c, d, e): (Proxied, Tunnel, _, _, _)| tunnel(a, b, c, d, e));
+        let tunnelled = size(|(a, b, c, d, e): (Proxied, Tunnel, _, _, _)| deliver(a, b, c, d, e));
         let plain = size(|(a, b, c, d, e): (Proxied, Peeked, _, _, _)| deliver(a, b, c, d, e));
-        check([serve, peer, tunnel, tunnelled]);
-        check([serve, 0, 0, plain]);
+        check(&[serve, peer, tunnels, tunnel, tunnelled]);
+        check(&[serve, plain]);
     }
 }

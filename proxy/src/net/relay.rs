@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{peek::Peeked, socket::reset_on_close, stream::Stream};
 
-/// Two full TLS records.
-const BUFFER: usize = 32 * 1024;
+/// Two full TLS records, with the head of a tunnel's frame.
+const BUFFER: usize = 2 * 16 * 1024 - 2;
 /// How many buffers a relay carries each way before it is others' turn: a quarter of a mebibyte, well under a
 /// millisecond's work.
 const TURN: usize = 8;
@@ -101,7 +101,8 @@ struct Way {
 
 impl Way {
     fn new(rest: Bytes) -> Self {
-        Self { rest, unflushed: false, ended: false, shut: false }
+        // A tunnel may still have to say that it is there.
+        Self { rest, unflushed: true, ended: false, shut: false }
     }
 
     fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(

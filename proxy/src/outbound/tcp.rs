@@ -14,7 +14,6 @@ use super::Target;
 use crate::{
     carry::{self, Trip},
     failure::{Failure, chain},
-    identity::Inside,
     metrics::{Direction, Rule, Way},
     net::{
         peek::Peeked,
@@ -68,20 +67,27 @@ impl Dialled {
     /// Carries a client's bytes. A server that resets the connection before it has said anything is as good as not
     /// there: behind a peer's proxy an application that refuses looks like this.
     async fn carry(self, proxy: &Proxy, trip: Trip, client: Peeked) {
-        let Self { mut upstream, mut load, .. } = self;
+        let Self { mut upstream, mut load, endpoint, .. } = self;
         let ended = {
             let mut carrying = pin!(carry::carry(proxy, trip, client, &mut upstream));
-            let early = timeout(SETTLED, &mut carrying).await;
-            let Ok(ended) = early else {
-                load.taken();
-                carrying.await;
-                return;
-            };
-            ended
+            match timeout(SETTLED, &mut carrying).await {
+                Ok(ended) => ended,
+                Err(_lives) => {
+                    load.taken();
+                    carrying.await
+                }
+            }
         };
         // After a clean end the kernel does not know the peer any more, either.
         let refused = ended.broke && ended.carried.received == 0 && upstream.was_reset();
-        if refused { load.refused() } else { load.taken() }
+        if refused {
+            load.refused();
+        } else {
+            load.taken();
+        }
+        if !ended.broke {
+            endpoint.give_back(upstream);
+        }
     }
 }
 
@@ -140,7 +146,7 @@ async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Dial
 
 async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Dialled, Failure> {
     let mut load = endpoint.carry();
-    match endpoint.connect(Inside::Tcp).await {
+    match endpoint.connect_tunnel().await {
         Ok(upstream) => {
             load.connected();
             Ok(Dialled { upstream, endpoint, backend, load })

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Endpoint, Transport};
+use super::{Endpoint, Transport, tunnel_pool::Kept};
 use crate::{
     failure::ConnectError,
     identity::{Credentials, Inside, Proven, Trusted},
@@ -36,8 +36,13 @@ pub enum Upstream {
     /// As it is.
     Plain(TcpStream),
     /// In mesh TLS.
-    Mesh(Box<Trusted<TlsStream<TcpStream>>>),
+    Mesh(Box<Peer>),
+    /// In a tunnel of a mesh TLS connection that is kept for the next one.
+    Tunnel(Box<Kept>),
 }
+
+/// A connection to a peer's proxy.
+pub type Peer = Trusted<TlsStream<TcpStream>>;
 
 impl Endpoint {
     /// A connection to the endpoint; what is `inside` matters to a mesh proxy alone.
@@ -48,9 +53,33 @@ impl Endpoint {
         match &self.transport {
             Transport::Plain => Ok(Upstream::Plain(self.dial().await?)),
             Transport::Mesh(expected) => {
-                Ok(Upstream::Mesh(Box::new(self.connect_mesh(expected, inside).await?)))
+                Ok(Upstream::Mesh(Box::new(self.connect_mesh(expected, inside).await?.0)))
             }
             Transport::Unnameable => Err(ConnectError::Unnameable),
+        }
+    }
+
+    /// A connection to the endpoint for the bytes of one client; a tunnel of a kept one where there is any.
+    ///
+    /// # Errors
+    /// As [`Endpoint::connect`].
+    pub async fn connect_tunnel(&self) -> Result<Upstream, ConnectError> {
+        let Transport::Mesh(expected) = &self.transport else { return self.connect(Inside::Tcp).await };
+        let generation = self.generation()?;
+        let tunnel = match self.tunnels.take(generation) {
+            Some(kept) => kept,
+            None => match self.connect_mesh(expected, Inside::Tunnels).await? {
+                (peer, Inside::Tunnels) => Kept::new(peer, generation),
+                (peer, _older) => return Ok(Upstream::Mesh(Box::new(peer))),
+            },
+        };
+        Ok(Upstream::Tunnel(tunnel.open()))
+    }
+
+    /// Takes a connection back whose client has ended.
+    pub fn give_back(&self, upstream: Upstream) {
+        if let Upstream::Tunnel(kept) = upstream {
+            self.tunnels.put(kept);
         }
     }
 
@@ -74,7 +103,7 @@ impl Endpoint {
         &self,
         expected: &Identity,
         inside: Inside,
-    ) -> Result<Trusted<TlsStream<TcpStream>>, ConnectError> {
+    ) -> Result<(Peer, Inside), ConnectError> {
         let own = self.current()?;
         let config = own.client_config(expected, inside);
         let config = config.map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
@@ -86,10 +115,8 @@ impl Endpoint {
         let tls = tls.map_err(ConnectError::Tls)?;
         // A server that agreed on nothing is no mesh proxy, whatever its certificate says.
         let session = tls.get_ref().1;
-        if let Some(peer) = Proven::of(session)
-            && Inside::agreed(session.alpn_protocol()) == Some(inside)
-        {
-            return Ok(Trusted::new(tls, peer, &own, self.credentials.clone()));
+        if let (Some(peer), Some(agreed)) = (Proven::of(session), Inside::agreed(session.alpn_protocol())) {
+            return Ok((Trusted::new(tls, peer, &own, self.credentials.clone()), agreed));
         }
         reset_on_close(tls.get_ref().0);
         Err(ConnectError::Tls(io::Error::other("the peer does not speak mesh TLS")))
@@ -102,6 +129,7 @@ impl Upstream {
         match self {
             Self::Plain(_) => None,
             Self::Mesh(tls) => Some(tls.usable()),
+            Self::Tunnel(kept) => Some(kept.get_ref().usable()),
         }
     }
 
@@ -117,6 +145,7 @@ impl Upstream {
             // Neither consumes anything; what they say is said again by the relay's own read.
             Self::Plain(stream) => drop(stream.peek(&mut [0; 1]).await),
             Self::Mesh(tls) => drop(tls.get_mut().fill_buf().await),
+            Self::Tunnel(kept) => kept.readable().await,
         }
     }
 }
@@ -126,6 +155,7 @@ impl Stream for Upstream {
         match self {
             Self::Plain(stream) => stream,
             Self::Mesh(tls) => tls.socket(),
+            Self::Tunnel(kept) => kept.socket(),
         }
     }
 
@@ -133,6 +163,7 @@ impl Stream for Upstream {
         match self {
             Self::Plain(_) => None,
             Self::Mesh(tls) => tls.certificates_end(),
+            Self::Tunnel(kept) => kept.certificates_end(),
         }
     }
 }
@@ -142,6 +173,7 @@ impl AsyncRead for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Mesh(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Tunnel(kept) => kept.poll_read(cx, buf),
         }
     }
 }
@@ -151,6 +183,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Mesh(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Tunnel(kept) => kept.poll_write(cx, buf),
         }
     }
 
@@ -162,6 +195,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Mesh(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Tunnel(kept) => Pin::new(&mut ***kept).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -173,6 +207,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Mesh(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Tunnel(kept) => Pin::new(&mut ***kept).poll_flush(cx),
         }
     }
 
@@ -180,6 +215,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Mesh(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tunnel(kept) => Pin::new(&mut ***kept).poll_shutdown(cx),
         }
     }
 }

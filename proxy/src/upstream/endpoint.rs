@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{h1_pool, h2_pool, load::Load};
+use super::{h1_pool, h2_pool, load::Load, tunnel_pool};
 use crate::{identity::CurrentCredentials, metrics::Metrics};
 
 /// How an endpoint is spoken to.
@@ -45,6 +45,7 @@ pub struct Endpoint {
     pub(super) metrics: Arc<Metrics>,
     pub(super) h1: h1_pool::Pool,
     pub(super) h2: h2_pool::Pool,
+    pub(super) tunnels: tunnel_pool::Pool,
 }
 
 /// The time by the balancers' clock.

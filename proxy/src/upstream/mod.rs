@@ -12,6 +12,7 @@ mod h2_pool;
 mod load;
 mod registry;
 mod send;
+mod tunnel_pool;
 
 pub use again::SendError;
 pub use backend::Backend;

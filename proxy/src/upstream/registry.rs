@@ -13,7 +13,7 @@ use mesh::{
 
 use super::{
     endpoint::{Endpoint, Transport},
-    h1_pool, h2_pool,
+    h1_pool, h2_pool, tunnel_pool,
 };
 use crate::{config::Config, identity::CurrentCredentials, metrics::Metrics};
 
@@ -51,6 +51,7 @@ impl Registry {
                 metrics: Arc::clone(&self.metrics),
                 h1: h1_pool::Pool::default(),
                 h2: h2_pool::Pool::default(),
+                tunnels: tunnel_pool::Pool::default(),
             });
             *slot = Arc::downgrade(&endpoint);
             endpoint
@@ -74,6 +75,7 @@ impl Registry {
             let Some(endpoint) = endpoint.upgrade() else { return false };
             endpoint.h1.sweep();
             endpoint.h2.sweep();
+            endpoint.tunnels.sweep();
             true
         });
     }

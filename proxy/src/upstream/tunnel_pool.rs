@@ -1,0 +1,140 @@
+//! Connections to one peer that carry TCP connections, one after another.
+//!
+//! As with HTTP/2, a connection belongs to the generation of our certificate that made it, and takes no new tunnel near
+//! the end of either side's.
+
+use std::{
+    io,
+    ops::{Deref, DerefMut},
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    time::Instant,
+};
+
+use super::connect::Peer;
+use crate::{
+    net::{
+        socket::{CONNECT_TIMEOUT, give_up_after},
+        stream::Stream as _,
+    },
+    tunnel::Tunnels,
+};
+
+/// A connection that carries nothing for this long is closed.
+const IDLE: Duration = Duration::from_secs(30);
+/// The most connections that are kept to one peer: what that many clients use at once again and again.
+const IDLE_MAX: usize = 64;
+
+/// The connections to one peer that carry nothing at the moment.
+#[derive(Default)]
+#[expect(clippy::vec_box, reason = "they go in and out whole, and are large")]
+pub(super) struct Pool(Mutex<Vec<Box<Kept>>>);
+
+/// A connection that may carry another tunnel after the present one.
+#[derive(Debug)]
+pub struct Kept {
+    tunnels: Tunnels<Peer>,
+    generation: u64,
+    /// When our certificate or the peer's is near its end: no new tunnel from then on.
+    until: Instant,
+    /// When the last tunnel ended; none while the first runs.
+    idle: Option<Instant>,
+    /// Since when a peer that may have vanished is waited for.
+    unanswered: Option<Instant>,
+}
+
+impl Kept {
+    pub(super) fn new(peer: Peer, generation: u64) -> Box<Self> {
+        let until = Instant::now() + peer.usable();
+        Box::new(Self { tunnels: Tunnels::new(peer), generation, until, idle: None, unanswered: None })
+    }
+
+    /// Begins a tunnel. A peer that has vanished since the last one is found out as soon as one that is dialled.
+    pub(super) fn open(mut self: Box<Self>) -> Box<Self> {
+        if self.idle.is_some() {
+            give_up_after(self.socket(), Some(CONNECT_TIMEOUT));
+            self.unanswered = Some(Instant::now());
+        }
+        self.tunnels.open();
+        self
+    }
+
+    /// Reads from the tunnel.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.tunnels).poll_read(cx, buf);
+        if self.unanswered.is_some() && read.is_ready() {
+            self.lives();
+        }
+        read
+    }
+
+    /// Writes into the tunnel. What still can be written after so long has been taken, if not answered.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.unanswered.is_some_and(|since| since.elapsed() > 2 * CONNECT_TIMEOUT) {
+            self.lives();
+        }
+        Pin::new(&mut self.tunnels).poll_write(cx, buf)
+    }
+
+    fn lives(&mut self) {
+        give_up_after(self.socket(), None);
+        self.unanswered = None;
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        now < self.until && self.idle.is_none_or(|since| now.duration_since(since) < IDLE)
+    }
+}
+
+impl Deref for Kept {
+    type Target = Tunnels<Peer>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.tunnels
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.tunnels
+    }
+}
+
+impl Pool {
+    /// The connection that was used last, so that those which are not needed end.
+    pub(super) fn take(&self, generation: u64) -> Option<Box<Kept>> {
+        let (mut idle, now) = (self.idle(), Instant::now());
+        while let Some(mut kept) = idle.pop() {
+            if kept.generation == generation && kept.is_fresh(now) && kept.is_alive() {
+                return Some(kept);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose tunnel has ended on both sides; any other is closed.
+    pub(super) fn put(&self, mut kept: Box<Kept>) {
+        let mut idle = self.idle();
+        if kept.is_free() && idle.len() < IDLE_MAX {
+            kept.idle = Some(Instant::now());
+            idle.push(kept);
+        }
+    }
+
+    /// Closes connections that nobody used for long, or that the peer has ended.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        self.idle().retain_mut(|kept| kept.is_fresh(now) && kept.is_alive());
+    }
+
+    #[expect(clippy::vec_box, reason = "as above")]
+    fn idle(&self) -> MutexGuard<'_, Vec<Box<Kept>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
