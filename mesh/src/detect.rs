@@ -8,10 +8,13 @@ mod hello;
 mod resemblance;
 
 pub use hello::{ClientHello, client_hello};
-pub use resemblance::{Resemblance, resembles_http};
+pub use resemblance::{FirstLine, Resemblance, resembles_http};
 
 /// No more bytes than these are needed for anything but TLS: the longest request line that servers commonly take.
 const ENOUGH: usize = 8192;
+/// Longer methods are not looked for: the longest that is registered has 17 characters (RFC 9110, section 16.1). So one
+/// long word is known at once to be none.
+const METHOD_ENOUGH: usize = 64;
 /// How every HTTP/2 connection begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The methods of RFC 9110, PATCH, and those of WebDAV that are no commands of FTP, RTSP or SIP.
@@ -103,13 +106,13 @@ fn http(bytes: &[u8]) -> Detection {
 
 /// A request of HTTP/1, from its method on; `all` says that no more bytes will be asked for.
 fn request(bytes: &[u8], all: bool) -> Detection {
-    let method_ends = bytes.iter().position(|byte| !is_token(*byte));
+    let method_ends = bytes.iter().take(METHOD_ENOUGH + 1).position(|byte| !is_token(*byte));
     match method_ends {
         Some(end) if end > 0 && bytes.get(end) == Some(&b' ') => {
             let (method, target) = bytes.split_at(end);
             http1(method, target.get(1..).unwrap_or_default(), all)
         }
-        None if !all => Detection::NeedMore,
+        None if !all && bytes.len() <= METHOD_ENOUGH => Detection::NeedMore,
         Some(_) | None => OPAQUE,
     }
 }

@@ -6,8 +6,12 @@
 //! any scheme, and any number of empty lines in front; what they all need is a method, white space after it, and a
 //! line that ends in the version.
 
-/// Longer first lines are HTTP's if they begin with a method; no other protocol's do.
-const ENOUGH: usize = 8192;
+/// Longer first lines are HTTP's if a method begins them and white space follows it; no other protocol's do.
+const LINE_ENOUGH: usize = 8192;
+/// No server takes so much before a method has ended: those that take most, Go's, give up after a mebibyte.
+const WORD_ENOUGH: usize = 2 << 20;
+/// What begins the last word of a request's first line.
+const VERSION: &[u8; 5] = b"HTTP/";
 
 /// What the first line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,28 +26,99 @@ pub enum Resemblance {
 
 /// Whether a lenient server may take what begins with `bytes` for a request of HTTP/1.
 pub fn resembles_http(bytes: &[u8]) -> Resemblance {
-    let blank = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    let unclear = if bytes.len() >= ENOUGH { Resemblance::Http } else { Resemblance::NeedMore };
-    let line = bytes.get(blank..).unwrap_or_default();
-    let Some(method) = line.iter().position(|byte| !super::is_token(*byte)) else { return unclear };
-    let rest = line.get(method..).unwrap_or_default();
-    if method == 0 || !matches!(rest.first(), Some(b' ' | b'\t')) {
-        return Resemblance::None;
-    }
-    match rest.iter().position(|byte| byte.is_ascii_control() && *byte != b'\t') {
-        None => unclear,
-        Some(end) if matches!(rest.get(end), Some(b'\r' | b'\n')) && ends_in_version(rest.get(..end)) => {
-            Resemblance::Http
+    FirstLine::default().read(bytes)
+}
+
+/// The first line of a connection as its bytes pass, none of which is kept.
+#[derive(Clone, Debug, Default)]
+pub struct FirstLine {
+    /// How many bytes have passed.
+    read: usize,
+    at: At,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum At {
+    /// White space in front, which servers skip.
+    #[default]
+    Blank,
+    /// The method.
+    Method,
+    /// What follows it.
+    Line(Word),
+    /// What was found.
+    End(Resemblance),
+}
+
+/// The last word of a line so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// It has ended, and began with [`VERSION`] or not.
+    Ended { version: bool },
+    /// It begins with so many bytes of it.
+    Matches(usize),
+    /// It begins otherwise.
+    Other,
+}
+
+impl FirstLine {
+    /// What is known when these bytes have passed, too.
+    pub fn read(&mut self, bytes: &[u8]) -> Resemblance {
+        for byte in bytes {
+            if let At::End(found) = self.at {
+                return found;
+            }
+            self.read += 1;
+            self.at = self.at.next(*byte, self.read);
         }
-        Some(_) => Resemblance::None,
+        match self.at {
+            At::End(found) => found,
+            At::Blank | At::Method | At::Line(_) => Resemblance::NeedMore,
+        }
     }
 }
 
-/// The last word is `HTTP/` and something.
-fn ends_in_version(line: Option<&[u8]>) -> bool {
-    let line = line.unwrap_or_default().trim_ascii_end();
-    let word = line.rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
-    word.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"))
+impl At {
+    /// `read` is how many bytes there are with this one.
+    fn next(self, byte: u8, read: usize) -> Self {
+        match self {
+            Self::Blank | Self::Method if read >= WORD_ENOUGH => Self::End(Resemblance::None),
+            Self::Blank if byte.is_ascii_whitespace() => Self::Blank,
+            Self::Blank | Self::Method if super::is_token(byte) => Self::Method,
+            Self::Method if matches!(byte, b' ' | b'\t') => Self::line(Word::Ended { version: false }, read),
+            Self::Blank | Self::Method => Self::End(Resemblance::None),
+            Self::Line(word) => match byte {
+                b'\r' | b'\n' if word.is_version() => Self::End(Resemblance::Http),
+                b' ' | b'\t' => Self::line(Word::Ended { version: word.is_version() }, read),
+                _ if byte.is_ascii_control() => Self::End(Resemblance::None),
+                _ => Self::line(word.next(byte), read),
+            },
+            Self::End(_) => self,
+        }
+    }
+
+    fn line(word: Word, read: usize) -> Self {
+        if read >= LINE_ENOUGH { Self::End(Resemblance::Http) } else { Self::Line(word) }
+    }
+}
+
+impl Word {
+    fn is_version(self) -> bool {
+        matches!(self, Self::Ended { version: true }) || self == Self::Matches(VERSION.len())
+    }
+
+    fn next(self, byte: u8) -> Self {
+        let matched = match self {
+            Self::Ended { .. } => 0,
+            Self::Matches(matched) => matched,
+            Self::Other => return Self::Other,
+        };
+        match VERSION.get(matched) {
+            None => self,
+            Some(expected) if expected.eq_ignore_ascii_case(&byte) => Self::Matches(matched + 1),
+            Some(_) => Self::Other,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,7 +171,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn one_long_word_is_none_when_no_server_would_wait_for_its_end() {
+        let word = vec![b'x'; WORD_ENOUGH];
+        check(&word[1..], Resemblance::NeedMore);
+        check(&word, Resemblance::None);
+        check(&[&word[..9000], b" / HTTP/1.1\r\n"].concat(), Resemblance::Http);
+    }
+
+    /// What the whole line says, read at once.
+    fn at_once(line: &[u8]) -> Resemblance {
+        let text = line.trim_ascii_start();
+        let Some(end) = text.iter().position(|byte| byte.is_ascii_control() && *byte != b'\t') else {
+            return Resemblance::NeedMore;
+        };
+        let (line, end) = (text.get(..end).unwrap_or_default(), text.get(end));
+        let method = line.iter().take_while(|byte| super::super::is_token(**byte)).count();
+        let spaced = matches!(line.get(method), Some(b' ' | b'\t'));
+        let last = line.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
+        let version = last.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"));
+        let words = line.trim_ascii_end().len() > method;
+        if method > 0 && spaced && words && version && matches!(end, Some(b'\r' | b'\n')) {
+            Resemblance::Http
+        } else {
+            Resemblance::None
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_line_says_the_same_byte_by_byte(line in "[GET/htp HTTP1.\t]{0,24}[\r\n\x0c]") {
+            let mut first = FirstLine::default();
+            let found = line.bytes().map(|byte| first.read(&[byte])).last();
+            prop_assert_eq!(found, Some(resembles_http(line.as_bytes())));
+            if !line.trim_start().is_empty() {
+                prop_assert_eq!(found, Some(at_once(line.as_bytes())), "{:?}", line);
+            }
+        }
+
         #[test]
         fn an_answer_is_final(bytes in prop::collection::vec(any::<u8>(), 0..40), cut in 0usize..40) {
             let early = resembles_http(bytes.get(..cut).unwrap_or(&bytes));

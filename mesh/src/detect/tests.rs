@@ -107,11 +107,17 @@ fn a_client_hello_is_tls() {
 }
 
 #[test]
-fn a_request_line_is_looked_at_to_its_end_however_long_its_method_and_target() {
-    let method = "M".repeat(300);
+fn a_request_line_is_looked_at_to_its_end_however_long_its_target() {
+    let method = "M".repeat(METHOD_ENOUGH);
     for line in [format!("FOO /{} HTTP/1.1", "a".repeat(300)), format!("{method} / HTTP/1.1")] {
         check(line.as_bytes(), Detected::Http1);
     }
+}
+
+#[test]
+fn a_word_that_is_longer_than_any_method_is_told_at_once() {
+    check(&[b'x'; METHOD_ENOUGH + 1], Detected::Opaque);
+    check(format!("{} / HTTP/1.1", "M".repeat(METHOD_ENOUGH + 1)).as_bytes(), Detected::Opaque);
 }
 
 #[test]

@@ -5,15 +5,20 @@
 //! identity past us. So it is passed on and looked at: a caller that turns out to speak HTTP is cut off before a header
 //! has reached the application.
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
 
-use mesh::detect::{Detected, Detection, Resemblance, detect, resembles_http};
+use mesh::detect::{Detected, Detection, FirstLine, Resemblance, detect, resembles_http};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use crate::net::{peek::Peeked, stream::Stream};
+use crate::net::stream::Stream;
 
 /// What bytes that go to the application unread may be to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,78 +42,132 @@ pub fn verdict(ahead: &[u8]) -> Verdict {
     }
 }
 
-/// How much of the application's answers is passed on at once while the caller is looked at.
-const ANSWER: usize = 4096;
+/// A caller that is looked at while its bytes pass. One that speaks HTTP after all gets no further than that.
+pub struct Watched<S, F> {
+    caller: S,
+    /// Until it is clear.
+    first: Option<FirstLine>,
+    /// Called when it is cut off.
+    cut: F,
+}
 
-/// Carries bytes both ways until it is clear that the caller does not speak HTTP, or one side has ended.
-///
-/// # Errors
-/// When the caller speaks HTTP after all, or a side breaks.
-pub async fn until_clear<S: Stream>(caller: &mut Peeked<S>, application: &mut TcpStream) -> io::Result<()> {
-    let mut passed = 0;
-    let mut answer = vec![0; ANSWER];
-    loop {
-        match verdict(caller.ahead()) {
-            Verdict::Http => {
-                return Err(io::Error::other("the caller began like no HTTP client, and speaks HTTP"));
-            }
-            Verdict::Clear => break,
-            Verdict::Unclear => (),
-        }
-        application.write_all(caller.ahead().get(passed..).unwrap_or_default()).await?;
-        passed = caller.ahead().len();
-        tokio::select! {
-            more = caller.read_more() => if !more? { break },
-            read = application.read(&mut answer) => {
-                let answer = answer.get(..read?).unwrap_or_default();
-                if answer.is_empty() {
-                    break;
-                }
-                caller.write_all(answer).await?;
-                caller.flush().await?;
-            }
-        }
+impl<S, F: FnMut()> Watched<S, F> {
+    /// Looks from its beginning on.
+    pub fn new(caller: S, cut: F) -> Self {
+        Self { caller, first: Some(FirstLine::default()), cut }
     }
-    caller.skip(passed);
-    Ok(())
+
+    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.first.as_mut().map(|first| first.read(bytes)) {
+            None | Some(Resemblance::NeedMore) => {}
+            Some(Resemblance::None) => self.first = None,
+            Some(Resemblance::Http) => {
+                (self.cut)();
+                return Err(io::Error::other("it began like no HTTP client, and speaks HTTP"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: Stream, F: FnMut() + Send + Unpin> Stream for Watched<S, F> {
+    fn socket(&self) -> &TcpStream {
+        self.caller.socket()
+    }
+
+    fn certificates_end(&self) -> Option<SystemTime> {
+        self.caller.certificates_end()
+    }
+}
+
+impl<S: Stream, F: FnMut() + Unpin> AsyncRead for Watched<S, F> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let had = buf.filled().len();
+        ready!(Pin::new(&mut self.caller).poll_read(cx, buf))?;
+        Poll::Ready(self.look(buf.filled().get(had..).unwrap_or_default()))
+    }
+}
+
+impl<S: Stream, F: Unpin> AsyncWrite for Watched<S, F> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.caller).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.caller).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.caller).poll_shutdown(cx)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        task::JoinHandle,
+    };
+
     use super::*;
-    use crate::net::relay::pair;
+    use crate::net::{
+        peek::Peeked,
+        relay::{pair, relay},
+    };
+
+    /// A client and an application, and what stands between.
+    async fn watched() -> (TcpStream, TcpStream, JoinHandle<io::Result<()>>) {
+        let (client, caller) = pair().await;
+        let (mut application, server) = pair().await;
+        let caller = Peeked::new(Watched::new(caller, || ()));
+        (client, server, tokio::spawn(async move { relay(caller, &mut application, |_| ()).await }))
+    }
 
     #[tokio::test]
     async fn a_word_without_an_end_is_answered() {
-        let (mut client, caller) = pair().await;
-        let (mut application, mut server) = pair().await;
+        let (mut client, mut server, guard) = watched().await;
         client.write_all(b"hello").await.expect("write");
-        let mut caller = Peeked::new(caller);
-        assert!(caller.read_more().await.expect("read"));
-        let guard = tokio::spawn(async move { until_clear(&mut caller, &mut application).await });
         let mut word = [0; 5];
         server.read_exact(&mut word).await.expect("read");
         server.write_all(&word).await.expect("write");
         client.read_exact(&mut word).await.expect("the answer");
         assert_eq!(&word, b"hello");
-        drop(server);
+        drop((client, server));
         guard.await.expect("task").expect("no HTTP");
     }
 
     #[tokio::test]
     async fn a_header_of_a_dribbling_http_client_never_arrives() {
-        let (mut client, caller) = pair().await;
-        let (mut application, mut server) = pair().await;
-        client.write_all(b"GE").await.expect("write");
-        let mut caller = Peeked::new(caller);
-        assert!(caller.read_more().await.expect("read"));
-        let guard = tokio::spawn(async move { until_clear(&mut caller, &mut application).await });
-        let mut begun = [0; 2];
-        server.read_exact(&mut begun).await.expect("read");
-        client.write_all(b"T / HTTP/1.1\r\nx-forwarded-client-cert: me\r\n\r\n").await.expect("write");
-        guard.await.expect("task").expect_err("it speaks HTTP");
-        let mut rest = Vec::new();
-        let _ = server.read_to_end(&mut rest).await;
-        assert_eq!(rest, b"");
+        for begun in [&b"GE"[..], &[b'G'; 20_000]] {
+            let (mut client, mut server, guard) = watched().await;
+            client.write_all(begun).await.expect("write");
+            let mut arrived = vec![0; begun.len()];
+            server.read_exact(&mut arrived).await.expect("read");
+            client.write_all(b"T / HTTP/1.1\r\nx-forwarded-client-cert: me\r\n\r\n").await.expect("write");
+            guard.await.expect("task").expect_err("it speaks HTTP");
+            let mut rest = Vec::new();
+            let _ = server.read_to_end(&mut rest).await;
+            assert_eq!(rest, b"");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_endless_word_passes_however_long_it_is() {
+        let (mut client, mut server, guard) = watched().await;
+        let word = vec![b'x'; 3 << 20];
+        let mut arrived = Vec::new();
+        let writing = async {
+            client.write_all(&word).await.expect("write");
+            drop(client);
+        };
+        let (read, ()) = tokio::join!(server.read_to_end(&mut arrived), writing);
+        assert_eq!(read.expect("read"), word.len());
+        drop(server);
+        guard.await.expect("task").expect("no HTTP");
     }
 }

@@ -19,7 +19,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
-use guard::Verdict;
+use guard::{Verdict, Watched};
 
 use crate::{
     carry::{Trip, carry},
@@ -272,20 +272,8 @@ async fn deliver<S: Stream + 'static>(
     server: SocketAddr,
     first: First,
 ) {
-    let mut stream = stream;
+    let unclear = matches!(first, First::Unclear(_));
     let application = match first {
-        First::Unclear(mut application) => {
-            match Box::pin(guard::until_clear(&mut stream, &mut application)).await {
-                Ok(()) => Ok(application),
-                Err(error) => {
-                    info!(%server, %error, "cut a caller off");
-                    proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
-                    // What the caller broke must not look whole to the application.
-                    reset_on_close(&application);
-                    return reset_on_close(stream.socket());
-                }
-            }
-        }
         First::Http(version) => {
             let context = match peer {
                 Some(peer) => http::Context::tunnelled(proxy, peer, server, version),
@@ -293,23 +281,30 @@ async fn deliver<S: Stream + 'static>(
             };
             return Box::pin(http::serve(context, stream, version, Limits::UNMESHED, None)).await;
         }
-        First::Server(application) => Ok(application),
+        First::Server(application) | First::Unclear(application) => Ok(application),
         First::Bytes => connect(server, Some(CONNECT_TIMEOUT)).await,
     };
-    match application {
-        Ok(mut application) => {
-            if peer.is_none() {
-                proxy.metrics.plaintext(server.port());
-            }
-            let way = Way { server_port: Some(server.port()), ..Way::with_peer(peer.as_ref()) };
-            let trip = Trip { direction: Direction::Inbound, way, destination: server };
-            carry(proxy, trip, stream, &mut application).await;
-        }
+    let mut application = match application {
+        Ok(application) => application,
         Err(error) => {
             info!(%server, error = crate::failure::chain(&error), "the application does not accept");
             proxy.metrics.refuse(Direction::Inbound, error.reason());
-            reset_on_close(stream.socket());
+            return reset_on_close(stream.socket());
         }
+    };
+    if peer.is_none() {
+        proxy.metrics.plaintext(server.port());
+    }
+    let way = Way { server_port: Some(server.port()), ..Way::with_peer(peer.as_ref()) };
+    let trip = Trip { direction: Direction::Inbound, way, destination: server };
+    if unclear {
+        let watched = Watched::new(stream, || {
+            info!(%server, "cut a caller off: it began like no HTTP client, and speaks HTTP");
+            proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
+        });
+        Box::pin(carry(proxy, trip, Peeked::new(watched), &mut application)).await;
+    } else {
+        carry(proxy, trip, stream, &mut application).await;
     }
 }
 

@@ -94,11 +94,6 @@ impl<S: Stream> Peeked<S> {
         })
     }
 
-    /// Forgets bytes that have been delivered some other way.
-    pub fn skip(&mut self, bytes: usize) {
-        self.taken = (self.taken + bytes).min(self.ahead.len());
-    }
-
     /// Reads a little more. `false`: the end of the stream, or the bound, is reached.
     ///
     /// # Errors
