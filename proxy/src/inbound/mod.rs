@@ -29,7 +29,7 @@ use crate::{
     metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
-        socket::{CONNECT_TIMEOUT, connect, is_own_port, original_destination, reset_on_close},
+        socket::{CONNECT_TIMEOUT, connect_here, is_own_port, original_destination, reset_on_close},
         stream::Stream,
     },
     proxy::Proxy,
@@ -128,7 +128,7 @@ async fn first<S: Stream>(
             let detected = detected?;
             return First::of(detected, stream.ahead(), server).await;
         }
-        application = connect(server, Some(CONNECT_TIMEOUT)) => application,
+        application = connect_here(server, Some(CONNECT_TIMEOUT)) => application,
     };
     let Ok(application) = application else { return Ok(None) };
     let mut greeting = [0; 1];
@@ -161,7 +161,9 @@ impl First {
             (Some(Detected::Http2), _) => Some(Self::Http(HttpVersion::Http2)),
             (None, _) | (_, Verdict::Clear) => Some(Self::Bytes),
             (_, Verdict::Http) => Some(Self::Http(HttpVersion::Http1)),
-            (_, Verdict::Unclear) => connect(server, Some(CONNECT_TIMEOUT)).await.ok().map(Self::Unclear),
+            (_, Verdict::Unclear) => {
+                connect_here(server, Some(CONNECT_TIMEOUT)).await.ok().map(Self::Unclear)
+            }
         })
     }
 }
@@ -282,7 +284,7 @@ async fn deliver<S: Stream + 'static>(
             return Box::pin(http::serve(context, stream, version, Limits::UNMESHED, None)).await;
         }
         First::Server(application) | First::Unclear(application) => Ok(application),
-        First::Bytes => connect(server, Some(CONNECT_TIMEOUT)).await,
+        First::Bytes => connect_here(server, Some(CONNECT_TIMEOUT)).await,
     };
     let mut application = match application {
         Ok(application) => application,

@@ -47,6 +47,8 @@ pub fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
+    // Whatever is accepted inherits it.
+    socket::tune(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -108,10 +110,27 @@ where
     F: Fn(TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    socket::tune(&stream);
     let connection = serve(stream, peer);
     tokio::spawn(async move {
         connection.await;
         drop(places);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_is_tuned_as_its_listener() {
+        let listener = bind_to((Ipv4Addr::LOCALHOST, 0).into()).expect("a listener");
+        let to = listener.local_addr().expect("its address");
+        let dial = socket::connect_here(to, None);
+        let (dialled, (accepted, _)) = tokio::join!(dial, accept(&listener));
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().expect("an option") && socket.keepalive().expect("an option"));
+        assert!(dialled.expect("a connection").nodelay().expect("an option"));
+    }
 }

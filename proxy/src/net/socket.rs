@@ -3,12 +3,13 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     time::Duration,
 };
 
 use mesh::contract::{ADMIN_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::failure::ConnectError;
 
@@ -52,27 +53,51 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 /// # Errors
 /// What the kernel says, or [`ConnectError::Timeout`].
 pub async fn connect(address: SocketAddr, limit: Option<Duration>) -> Result<TcpStream, ConnectError> {
-    let dial = TcpStream::connect(address);
+    let socket = new_socket(address).map_err(ConnectError::Io)?;
+    tune(&socket);
+    dial(socket, address, limit).await
+}
+
+/// Dials an address of this very pod, as [`connect`]: its kernel is ours, and needs no probes.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_here(address: SocketAddr, limit: Option<Duration>) -> Result<TcpStream, ConnectError> {
+    let socket = new_socket(address).map_err(ConnectError::Io)?;
+    let _ = socket.set_nodelay(true);
+    dial(socket, address, limit).await
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+async fn dial(
+    socket: TcpSocket,
+    address: SocketAddr,
+    limit: Option<Duration>,
+) -> Result<TcpStream, ConnectError> {
+    let dial = socket.connect(address);
     let stream = match limit {
         None => dial.await,
         Some(limit) => {
             tokio::time::timeout(limit, dial).await.map_err(|_| ConnectError::Timeout(limit.as_secs()))?
         }
     };
-    let stream = stream.map_err(ConnectError::Io)?;
-    tune(&stream);
-    Ok(stream)
+    stream.map_err(ConnectError::Io)
 }
 
-/// Sets what every socket of the proxy has: no Nagle delay, and keep-alive probes that find dead peers.
-pub fn tune(stream: &TcpStream) {
+/// Sets what every socket of the proxy has: no Nagle delay, and keep-alive probes that find dead peers. What is accepted
+/// has what its listener has.
+pub fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     // Both can only fail on a socket that is already dead, which the next read tells.
-    let _ = stream.set_nodelay(true);
+    let _ = socket.set_tcp_nodelay(true);
     let probes = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_keepalive(&probes);
 }
 
 /// How long what is sent may stay without the peer's kernel's word before the connection is given up; none: as long as

@@ -96,7 +96,11 @@ impl Endpoint {
     }
 
     async fn dial(&self) -> Result<TcpStream, ConnectError> {
-        socket::connect(self.addr, Some(CONNECT_TIMEOUT)).await
+        if self.here {
+            socket::connect_here(self.addr, Some(CONNECT_TIMEOUT)).await
+        } else {
+            socket::connect(self.addr, Some(CONNECT_TIMEOUT)).await
+        }
     }
 
     async fn connect_mesh(

@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub transport: Transport,
     /// Its pod declares that the bytes of this port are not to be looked into.
     pub opaque: bool,
+    /// It is in this very pod.
+    pub(super) here: bool,
     /// The first backend that chose among others and it; none for one that is only dialled by its own address.
     pub(super) backend: OnceLock<BackendKey>,
     /// Locked for moments only, by the one thread.

@@ -45,6 +45,7 @@ impl Registry {
                 addr,
                 transport,
                 opaque,
+                here: self.is_here(addr.ip()),
                 backend: OnceLock::new(),
                 state: Mutex::default(),
                 credentials: self.credentials.clone(),
