@@ -1,6 +1,10 @@
 //! HTTP servers for captured connections, with every limit set.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Duration,
+};
 
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -24,6 +28,7 @@ use super::{
 use crate::{
     body::Body,
     drain::{Draining, Stage},
+    net::batch::Batch,
 };
 
 /// A request's head, decoded, at most.
@@ -189,7 +194,8 @@ where
     let streams = Streams::new();
     let service = service_fn(|request| {
         let head = *request.method() == Method::HEAD;
-        let (mut stream, answer) = (streams.begin(), handle(request));
+        // Boxed: hyper and tokio move what this returns several times before they run it.
+        let (mut stream, answer) = (streams.begin(), Box::pin(handle(request)));
         async move {
             let answer = answer.await;
             stream.answered();
@@ -199,6 +205,7 @@ where
             answer.map(|answer| answer.map(|body| of_stream(body, stream, head)))
         }
     });
+    let batch = Batch::new(io);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     if limits.switches {
         builder.enable_connect_protocol();
@@ -213,7 +220,7 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(batch.clone()), service);
     let mut connection = pin!(connection);
     let over = async {
         match until {
@@ -223,7 +230,7 @@ where
     };
     tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended,
+        ended = poll_fn(|cx| batch.poll(connection.as_mut(), cx)) => return ended,
         () = streams.too_many_resets(), if limits.resets.is_some() => {
             warn!("cut a caller off that resets its streams");
             return Ok(());
@@ -235,7 +242,7 @@ where
     }
     tokio::select! {
         biased;
-        ended = connection.as_mut() => ended,
+        ended = poll_fn(|cx| batch.poll(connection.as_mut(), cx)) => ended,
         () = streams.too_many_resets(), if limits.resets.is_some() => Ok(()),
     }
 }

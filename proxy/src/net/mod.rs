@@ -1,5 +1,6 @@
 //! Sockets: listening, original destinations, dialling, resets.
 
+pub mod batch;
 pub mod listen;
 pub mod peek;
 pub mod relay;

@@ -5,25 +5,27 @@
 //! certificate ends, new requests go to a new one, and the old ends with its last stream.
 
 use std::{
-    future::{Future as _, poll_fn},
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tracing::debug;
 
-use super::Endpoint;
+use super::{Endpoint, Upstream};
 use crate::{
     body::Body,
     failure::{ConnectError, chain},
     identity::Inside,
+    net::batch::Batch,
 };
 
 /// Below a peer's bound of 256 streams, or the server's own: past it another connection is opened, so that no request
@@ -113,9 +115,10 @@ impl Pool {
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
         let until = stream.usable().map(|time| Instant::now() + time);
+        let batch = Batch::new(stream);
         // One at least: a server that takes none for now may take one later.
         let expected = self.bound.load(Ordering::Relaxed).max(1);
-        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(Tasks::of(&batch))
             .timer(TokioTimer::new())
             .initial_max_send_streams(expected)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -125,7 +128,7 @@ impl Pool {
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(batch.clone()))
             .await
             .map_err(ConnectError::Http)?;
         let peer = endpoint.addr;
@@ -174,6 +177,33 @@ impl Pool {
 
     fn open(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what hyper spawns for one connection. The first task is the connection's own, which reads and writes it.
+#[derive(Clone)]
+struct Tasks {
+    batch: Batch<Upstream>,
+    begun: Arc<AtomicBool>,
+}
+
+impl Tasks {
+    fn of(batch: &Batch<Upstream>) -> Self {
+        Self { batch: batch.clone(), begun: Arc::default() }
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        if self.begun.swap(true, Ordering::Relaxed) {
+            tokio::spawn(task);
+            return;
+        }
+        let batch = self.batch.clone();
+        tokio::spawn(async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| batch.poll(task.as_mut(), cx)).await;
+        });
     }
 }
 
