@@ -40,7 +40,8 @@ pub enum Decision<'t> {
     },
 }
 
-/// Decides a request. `random` should be uniform over all 64 bits. Nothing is allocated but a redirect's Location.
+/// Decides a request. `random` should be uniform over all 64 bits. Nothing is allocated but a redirect's Location, and the
+/// joined value of a header that is repeated and that a rule asks for.
 pub fn decide<'t>(table: &'t HttpTable, head: &RequestHead<'_>, random: u64) -> Decision<'t> {
     let Some((rule, matched_prefix)) = table.find_match(head) else {
         return Decision::Fail { rule: None, failure: Failure::NoRuleMatched };

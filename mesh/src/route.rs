@@ -1,6 +1,7 @@
 //! The routing model. [`Route`] is what a route object says, whatever its kind, parsed and judged once;
 //! [`ServiceTable`] is what a proxy acts on. `resolve` makes the second of the first.
 
+mod expression;
 mod failure;
 mod filter;
 mod http_table;
@@ -11,6 +12,7 @@ mod raw;
 mod split;
 mod table;
 
+pub use expression::Expression;
 pub use failure::{Failure, GrpcStatus};
 pub use filter::{Filters, HeaderModifier, PathModifier, Redirect, Scheme, UrlRewrite};
 pub(crate) use http_table::HttpTableBuilder;

@@ -119,7 +119,9 @@ fn path(modifier: &PathModifier) -> String {
 
 fn filters(filters: &Filters) -> String {
     let mut text = String::new();
-    for (side, modifier) in [("request", &filters.request_headers), ("response", &filters.response_headers)] {
+    for (side, modifier) in
+        [("request", filters.request_headers.as_ref()), ("response", filters.response_headers.as_deref())]
+    {
         let Some(modifier) = modifier else { continue };
         for (verb, pairs) in [("set", &modifier.set), ("add", &modifier.add)] {
             for (name, value) in pairs {

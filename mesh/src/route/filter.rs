@@ -3,14 +3,15 @@
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
 
 /// The filters that act on a forwarded request and its response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters {
     /// RequestHeaderModifier.
     pub request_headers: Option<HeaderModifier>,
-    /// ResponseHeaderModifier.
-    pub response_headers: Option<HeaderModifier>,
+    /// ResponseHeaderModifier; shared, because it must last until the response, when the table may be another one.
+    pub response_headers: Option<Arc<HeaderModifier>>,
     /// URLRewrite.
     pub rewrite: Option<UrlRewrite>,
 }

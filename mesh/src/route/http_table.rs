@@ -1,15 +1,12 @@
 //! The rules of all HTTP routes that govern a port, in one order of precedence.
-//!
-//! A thousand rules must not cost a thousand comparisons, so paths are found by hash: the order puts exact paths
-//! first and longer prefixes before shorter ones, which is the order in which the index is asked.
-//! Expressions and rules for any path are tried one by one.
 
-use super::matching::ends_element;
+mod group;
+mod index;
+
 use super::{
-    Failure, Filters, HttpMatch, PathMatch, Precedence, Redirect, RequestHead, Route, RouteKind, RouteRef,
-    Rule, Split,
+    Failure, Filters, HttpMatch, Precedence, Redirect, RequestHead, Route, RouteKind, RouteRef, Rule, Split,
 };
-use std::collections::{BTreeSet, HashMap};
+use index::Index;
 use std::sync::Arc;
 
 /// What an HTTP rule does.
@@ -46,14 +43,8 @@ pub struct HttpTable {
     rules: Vec<HttpRule>,
     /// In the order of precedence.
     entries: Vec<Entry>,
-    /// Entries of an exact path.
-    exact: HashMap<Box<str>, Vec<usize>>,
-    /// Entries of a prefix other than `/`.
-    prefixes: HashMap<Box<str>, Vec<usize>>,
-    /// The lengths of these prefixes in bytes, longest first.
-    prefix_lengths: Vec<usize>,
-    /// Expressions, then rules for any path.
-    others: Vec<usize>,
+    /// Finds entries.
+    index: Index,
 }
 
 #[derive(Clone, Debug)]
@@ -108,18 +99,9 @@ impl HttpTableBuilder {
     /// The table.
     pub(crate) fn build(mut self) -> HttpTable {
         self.entries.sort_by(|a, b| a.precedence.cmp(&b.precedence));
-        let mut table = HttpTable {
-            kind: self.kind,
-            routes: self.routes,
-            rules: self.rules,
-            entries: self.entries,
-            exact: HashMap::new(),
-            prefixes: HashMap::new(),
-            prefix_lengths: Vec::new(),
-            others: Vec::new(),
-        };
-        table.index();
-        table
+        let matches: Vec<&HttpMatch> = self.entries.iter().map(|entry| &*entry.matched).collect();
+        let index = Index::of(&matches);
+        HttpTable { kind: self.kind, routes: self.routes, rules: self.rules, entries: self.entries, index }
     }
 }
 
@@ -151,42 +133,10 @@ impl HttpTable {
 
     /// The rule, and how many bytes of the path its prefix matched.
     pub(crate) fn find_match(&self, request: &RequestHead<'_>) -> Option<(&HttpRule, usize)> {
-        let entry = self
-            .first(self.exact.get(request.path), request)
-            .or_else(|| self.first_prefix(request))
-            .or_else(|| self.first_other(request))?;
+        let holds =
+            |place: usize| self.entries.get(place).is_some_and(|entry| entry.matched.matches(request));
+        let entry = self.entries.get(self.index.first(request, holds)?)?;
         Some((self.rules.get(entry.rule)?, entry.matched.path.prefix_len()))
-    }
-
-    fn first_prefix(&self, request: &RequestHead<'_>) -> Option<&Entry> {
-        let cut = |len: &usize| request.path.get(..*len).filter(|_| ends_element(request.path, *len));
-        let prefixes = self.prefix_lengths.iter().filter_map(cut);
-        prefixes.filter_map(|prefix| self.first(self.prefixes.get(prefix), request)).next()
-    }
-
-    /// The first of entries whose paths match already.
-    fn first(&self, entries: Option<&Vec<usize>>, request: &RequestHead<'_>) -> Option<&Entry> {
-        let mut entries = entries?.iter().filter_map(|ix| self.entries.get(*ix));
-        entries.find(|entry| entry.matched.conditions_hold(request))
-    }
-
-    fn first_other(&self, request: &RequestHead<'_>) -> Option<&Entry> {
-        let mut entries = self.others.iter().filter_map(|ix| self.entries.get(*ix));
-        entries.find(|entry| entry.matched.matches(request))
-    }
-
-    fn index(&mut self) {
-        for (ix, entry) in self.entries.iter().enumerate() {
-            match &entry.matched.path {
-                PathMatch::Exact(path) => self.exact.entry(path.as_str().into()).or_default().push(ix),
-                PathMatch::Prefix(prefix) if !prefix.is_empty() => {
-                    self.prefixes.entry(prefix.as_str().into()).or_default().push(ix);
-                }
-                PathMatch::Prefix(_) | PathMatch::Regex(_) => self.others.push(ix),
-            }
-        }
-        let lengths: BTreeSet<usize> = self.prefixes.keys().map(|prefix| prefix.len()).collect();
-        self.prefix_lengths = lengths.into_iter().rev().collect();
     }
 }
 

@@ -1,11 +1,13 @@
 //! Whether a request matches, and which of several matches wins.
 //!
-//! Matching borrows: nothing is copied or decoded, what is matched is what is forwarded, byte for byte.
+//! Matching borrows: nothing is decoded, and nothing copied but a repeated header; what is matched is what is forwarded,
+//! byte for byte.
 
+use super::Expression;
 use crate::names::ObjectName;
 use http::Method;
-use http::header::{GetAll, HOST, HeaderMap, HeaderName, HeaderValue};
-use regex::bytes::Regex;
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 
@@ -34,7 +36,7 @@ pub enum PathMatch {
     /// Whole path elements from the beginning; kept without its trailing `/`, so `/` is empty.
     Prefix(String),
     /// The whole path matches the expression.
-    Regex(Regex),
+    Regex(Expression),
 }
 
 /// How a header or query parameter matches.
@@ -43,7 +45,7 @@ pub enum ValueMatch {
     /// The whole value, with case.
     Exact(String),
     /// The whole value matches the expression.
-    Regex(Regex),
+    Regex(Expression),
 }
 
 /// One `match` of a rule: all of its conditions must hold.
@@ -140,8 +142,10 @@ impl PathMatch {
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => path == exact,
+            // The empty prefix takes every path, `*` included.
+            Self::Prefix(prefix) if prefix.is_empty() => true,
             Self::Prefix(prefix) => path.starts_with(prefix) && ends_element(path, prefix.len()),
-            Self::Regex(regex) => regex.is_match(path.as_bytes()),
+            Self::Regex(expression) => expression.matches(path.as_bytes()),
         }
     }
 
@@ -154,9 +158,9 @@ impl PathMatch {
     }
 }
 
-/// Whether a path element ends after `len` bytes. The empty prefix takes every path, `*` included.
+/// Whether a path element ends after `len` bytes.
 pub(super) fn ends_element(path: &str, len: usize) -> bool {
-    len == 0 || path.as_bytes().get(len).is_none_or(|byte| *byte == b'/')
+    path.as_bytes().get(len).is_none_or(|byte| *byte == b'/')
 }
 
 impl ValueMatch {
@@ -164,7 +168,7 @@ impl ValueMatch {
     pub fn matches(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => exact.as_bytes() == value,
-            Self::Regex(regex) => regex.is_match(value),
+            Self::Regex(expression) => expression.matches(value),
         }
     }
 }
@@ -177,67 +181,41 @@ impl HttpMatch {
 
     /// Whether a request matches.
     pub fn matches(&self, request: &RequestHead<'_>) -> bool {
-        self.path.matches(request.path) && self.conditions_hold(request)
-    }
-
-    /// Whether everything but the path matches.
-    pub(super) fn conditions_hold(&self, request: &RequestHead<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.method)
+        self.path.matches(request.path)
+            && self.method.as_ref().is_none_or(|method| method == request.method)
             && self.headers.iter().all(|(name, want)| header_matches(request, name, want))
             && self.query.iter().all(|(name, want)| query_matches(request.query, name, want))
     }
 }
 
-/// A repeated header counts as its values joined by commas (RFC 9110, section 5.3); HTTP/2's authority as Host.
 fn header_matches(request: &RequestHead<'_>, name: &HeaderName, want: &ValueMatch) -> bool {
+    header_value(request, name).is_some_and(|value| want.matches(&value))
+}
+
+fn query_matches(query: Option<&str>, name: &str, want: &ValueMatch) -> bool {
+    query_value(query, name).is_some_and(|value| want.matches(value))
+}
+
+/// What a header says. A repeated one counts as its values joined by commas (RFC 9110, section 5.3), which is all that is
+/// ever copied; HTTP/2's authority counts as Host.
+pub(super) fn header_value<'a>(request: &RequestHead<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     if name == HOST {
-        return want.matches(request.host.as_bytes());
+        return Some(request.host.as_bytes().into());
     }
     let values = request.headers.get_all(name);
     let mut each = values.iter().map(HeaderValue::as_bytes);
-    match (each.next(), each.next()) {
-        (None, _) => false,
-        (Some(only), None) => want.matches(only),
-        (Some(_), Some(_)) => repeated_matches(&values, want),
+    let first = each.next()?;
+    match each.next() {
+        None => Some(first.into()),
+        Some(_) => Some(values.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b',').into()),
     }
 }
 
-/// Only an expression on a repeated header has to build the joined value.
-fn repeated_matches(values: &GetAll<'_, HeaderValue>, want: &ValueMatch) -> bool {
-    match want {
-        ValueMatch::Exact(exact) => is_joined(exact.as_bytes(), values),
-        ValueMatch::Regex(regex) => {
-            let values: Vec<_> = values.iter().map(HeaderValue::as_bytes).collect();
-            regex.is_match(&values.join(&b','))
-        }
-    }
-}
-
-fn is_joined(mut want: &[u8], values: &GetAll<'_, HeaderValue>) -> bool {
-    for (ix, value) in values.iter().enumerate() {
-        let rest = if ix == 0 { Some(want) } else { want.strip_prefix(b",") };
-        match rest.and_then(|rest| rest.strip_prefix(value.as_bytes())) {
-            Some(rest) => want = rest,
-            None => return false,
-        }
-    }
-    want.is_empty()
-}
-
-/// Of a repeated parameter the first value counts, as the specification recommends.
-fn query_matches(query: Option<&str>, name: &str, want: &ValueMatch) -> bool {
+/// What a query parameter says. Of a repeated one the first value counts, as the specification recommends.
+pub(super) fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a [u8]> {
     let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(key, _)| *key == name);
-    values.next().is_some_and(|(_, value)| want.matches(value.as_bytes()))
-}
-
-/// What makes an expression match the whole value.
-pub(super) const WHOLE: (&str, &str) = (r"\A(?:", r")\z");
-
-/// An expression as its author wrote it.
-fn written(regex: &Regex) -> &str {
-    let text = regex.as_str();
-    text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1)).unwrap_or(text)
+    values.next().map(|(_, value)| value.as_bytes())
 }
 
 impl fmt::Display for PathMatch {
@@ -246,7 +224,7 @@ impl fmt::Display for PathMatch {
             Self::Exact(path) => write!(f, "path = {path}"),
             Self::Prefix(prefix) if prefix.is_empty() => write!(f, "any path"),
             Self::Prefix(prefix) => write!(f, "path under {prefix}"),
-            Self::Regex(regex) => write!(f, "path ~ {}", written(regex)),
+            Self::Regex(expression) => write!(f, "path ~ {expression}"),
         }
     }
 }
@@ -255,7 +233,7 @@ impl fmt::Display for ValueMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(value) => write!(f, "= {value}"),
-            Self::Regex(regex) => write!(f, "~ {}", written(regex)),
+            Self::Regex(expression) => write!(f, "~ {expression}"),
         }
     }
 }

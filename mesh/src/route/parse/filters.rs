@@ -6,6 +6,7 @@ use crate::route::raw::{RawFilter, RawHeaderModifier, RawPair, RawPathModifier, 
 use crate::route::{Filters, HeaderModifier, PathModifier, Redirect, Scheme, UrlRewrite};
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
+use std::sync::Arc;
 
 /// Headers that frame a message or belong to one connection, and Host, which URLRewrite's hostname is for.
 const FRAMING: [&str; 9] = [
@@ -38,7 +39,8 @@ impl Reader {
                     filters.request_headers = self.modifier(at, &filter.request_header_modifier);
                 }
                 "ResponseHeaderModifier" => {
-                    filters.response_headers = self.modifier(at, &filter.response_header_modifier);
+                    filters.response_headers =
+                        self.modifier(at, &filter.response_header_modifier).map(Arc::new);
                 }
                 "URLRewrite" => filters.rewrite = self.rewrite(at, &filter.url_rewrite),
                 "RequestRedirect" => redirect = self.redirect(at, &filter.request_redirect),

@@ -1,17 +1,12 @@
 //! Reading matches.
 
 use super::{MAX_EXPRESSIONS, Reader};
-use crate::route::matching::WHOLE;
 use crate::route::raw::{RawGrpcMethod, RawMatch, RawMethod, RawPair, RawPath};
-use crate::route::{HttpMatch, PathMatch, RouteKind, ValueMatch};
+use crate::route::{Expression, HttpMatch, PathMatch, RouteKind, ValueMatch};
 use http::Method;
 use http::header::HeaderName;
-use regex::bytes::{Regex, RegexBuilder};
 use std::sync::Arc;
 
-/// The largest compiled expression, and the most that matching by it may keep for the next time, in bytes: a route's
-/// author must not fill a proxy's memory.
-const MAX_REGEX: usize = 256 * 1024;
 /// The longest expression or value, in bytes (HTTPHeaderMatch, `value`).
 const MAX_VALUE: usize = 4096;
 /// What the API server refuses in an exact path or prefix (HTTPPathMatch).
@@ -121,7 +116,7 @@ impl Reader {
         }
     }
 
-    fn regex(&mut self, at: &str, pattern: &str) -> Option<Regex> {
+    fn regex(&mut self, at: &str, pattern: &str) -> Option<Expression> {
         self.expressions += 1;
         let bounded = self.expressions <= MAX_EXPRESSIONS;
         let regex = bounded.then(|| full_match(pattern));
@@ -131,25 +126,11 @@ impl Reader {
     }
 }
 
-/// An expression that must match the whole value. It is compiled alone first: what is only an expression between
-/// our parentheses is none.
-fn full_match(pattern: &str) -> Result<Regex, String> {
+fn full_match(pattern: &str) -> Result<Expression, String> {
     if pattern.len() > MAX_VALUE {
         return Err(format!("a regular expression has at most {MAX_VALUE} bytes"));
     }
-    let compile =
-        |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build();
-    let error =
-        |error: regex::Error| format!("invalid regular expression {pattern:?}: {}", last_line(&error));
-    compile(pattern).map_err(error)?;
-    compile(&[WHOLE.0, pattern, WHOLE.1].concat()).map_err(error)
-}
-
-/// The regex crate draws its syntax errors over several lines; the last one says what is wrong.
-fn last_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    last.trim_start_matches("error: ").to_owned()
+    Expression::compile(pattern)
 }
 
 fn plain_path(value: &str) -> Result<&str, String> {
