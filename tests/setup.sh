@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings a fresh Debian machine to where the demo, the tests or the cluster can run. Doing it again
-# changes nothing. Usage: tests/setup.sh demo|test|cluster
+# Brings a fresh Debian machine to where the demo, the tests, the cluster or the bench can run. Doing it again
+# changes nothing. Usage: tests/setup.sh demo|test|cluster|bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,6 +64,15 @@ packages_of_cluster() {
 	END
 }
 
+# What the bench looks with, and what gets Envoy.
+packages_of_bench() {
+    cat <<-END
+		python3 python3
+		python3-pip pip3
+		strace strace
+	END
+}
+
 present() {
     case $1 in
         /*) compgen -G "$1" >/dev/null ;;
@@ -124,7 +133,7 @@ check_toolchain() {
         cargo fmt --version >/dev/null || fail "rustfmt is missing; rustup component add rustfmt"
         cargo clippy --version >/dev/null || fail "clippy is missing; rustup component add clippy"
     fi
-    [ "$1" = demo ] || check_go
+    case $1 in test | cluster) check_go ;; esac
 }
 
 # Debian's own Go may be older than what the programs that tests are built with ask for.
@@ -142,8 +151,8 @@ check_namespaces() {
 
 group=${1:-}
 case $group in
-    demo | test | cluster) ;;
-    *) fail "usage: tests/setup.sh demo|test|cluster" ;;
+    demo | test | cluster | bench) ;;
+    *) fail "usage: tests/setup.sh demo|test|cluster|bench" ;;
 esac
 
 # shellcheck disable=SC2046 # names of packages hold no spaces

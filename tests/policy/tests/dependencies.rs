@@ -49,10 +49,10 @@ fn every_crate_comes_from_an_allowed_registry() {
 fn no_package_has_more_dependencies_than_it_had() {
     // Crates of others that each program or library asks for directly. Whoever raises a number
     // says in the commit why the crate is worth its weight.
-    const MOST: [(&str, usize); 10] = [
+    const MOST: [(&str, usize); 11] = [
         ("mesh", 8),
         ("init", 4),
-        ("proxy", 29),
+        ("proxy", 30),
         ("injector", 30),
         ("lab", 22),
         ("echo", 8),
@@ -60,6 +60,8 @@ fn no_package_has_more_dependencies_than_it_had() {
         ("cluster", 3),
         ("chart", 3),
         ("policy", 4),
+        // What a client, a server and a sidecar that is none are made of.
+        ("bench", 22),
     ];
     let metadata = Metadata::read();
     let most = |name: &str| MOST.iter().find(|(package, _)| *package == name).map_or(0, |(_, most)| *most);
