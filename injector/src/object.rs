@@ -2,6 +2,8 @@
 //!
 //! A kind is decoded once, when it comes in; from then on everything works on typed values.
 
+mod text;
+
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
@@ -9,8 +11,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use mesh::names::ObjectName;
 use mesh::route::{Route, RouteKind};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+pub use text::Text;
 
 /// A kind of object that the mesh has a use for. All others are none of its business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,8 +169,10 @@ pub enum Typed {
     Namespace(Box<Namespace>),
     Node(Box<Node>),
     Service(Box<Service>),
-    Pod(Box<Pod>),
-    EndpointSlice(Box<EndpointSlice>),
+    /// Read from its text when it is needed: of these there are most.
+    Pod,
+    /// As a Pod.
+    EndpointSlice,
     ServiceCidr(Box<ServiceCIDR>),
     Route(Box<Route>),
     /// Served as it is; nothing is decided by it.
@@ -177,9 +184,13 @@ pub enum Typed {
 pub struct Object {
     /// Its name.
     pub key: Key,
-    /// As JSON, with `metadata.uid`, `generation` and `creationTimestamp`, without `resourceVersion`.
+    /// As JSON, with `metadata.uid`, `generation` and `creationTimestamp`, without `resourceVersion`; null where the text is
+    /// kept instead.
     pub value: Value,
-    /// The same, decoded.
+    /// The same as text, of the kinds of which there are many: a tenth of what JSON or a type takes that has room for all that
+    /// an object could say. Empty of all others.
+    pub text: Text,
+    /// The same, decoded, as far as it is looked at all the time.
     pub typed: Typed,
     /// Its resourceVersion at the API server; empty for an object from a file.
     pub version: String,
@@ -191,18 +202,39 @@ impl Object {
         let typed = match key.kind {
             Kind::Namespace => Typed::Namespace(typed(&value)?),
             Kind::Node => Typed::Node(typed(&value)?),
-            Kind::Service => Typed::Service(typed(&value)?),
-            Kind::Pod => Typed::Pod(typed(&value)?),
-            Kind::EndpointSlice => Typed::EndpointSlice(typed(&value)?),
+            Kind::Service => Typed::Service(service(&value)?),
+            Kind::Pod => Pod::deserialize(&value).map(|_| Typed::Pod)?,
+            Kind::EndpointSlice => EndpointSlice::deserialize(&value).map(|_| Typed::EndpointSlice)?,
             Kind::ServiceCidr => Typed::ServiceCidr(typed(&value)?),
             Kind::ServiceAccount | Kind::ConfigMap => Typed::Plain,
             // As written, just as the proxies read it: what closed types cannot hold is refused in status, not lost.
             Kind::Route(kind) => Typed::Route(Box::new(Route::from_json(kind, &value)?)),
         };
-        Ok(Self { key, value, typed, version: String::new() })
+        let (value, text) = match key.kind {
+            Kind::Node | Kind::Service | Kind::Pod | Kind::EndpointSlice => (Value::Null, Text::of(&value)),
+            Kind::Namespace | Kind::ServiceCidr | Kind::ServiceAccount | Kind::ConfigMap | Kind::Route(_) => {
+                (value, Text::default())
+            }
+        };
+        Ok(Self { key, value, text, typed, version: String::new() })
+    }
+
+    /// Whether both say the same, whatever their source counts them as.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.value == other.value && self.text == other.text
     }
 }
 
 fn typed<T: DeserializeOwned>(value: &Value) -> Result<Box<T>, serde_json::Error> {
     T::deserialize(value).map(Box::new)
+}
+
+/// A Service without what nobody decides by.
+fn service(value: &Value) -> Result<Box<Service>, serde_json::Error> {
+    let mut service: Box<Service> = typed(value)?;
+    service.metadata.labels = None;
+    if let Some(spec) = &mut service.spec {
+        spec.selector = None;
+    }
+    Ok(service)
 }

@@ -133,7 +133,8 @@ async fn http<A: Answer + Port>(
         from.ask(Instant::now());
         request.extensions_mut().insert(from.clone());
         async move {
-            let response = answer.answer(request).await;
+            // Boxed: the task of a stream lives as long as its watch, and what it took to answer is not to stay with it.
+            let response = Box::pin(answer.answer(request)).await;
             // Who has proved to be a pod keeps its connection, though one of its tokens is refused.
             if A::LAST.contains(&response.status()) && !peer.is_proved() {
                 last.notify_one();

@@ -139,7 +139,7 @@ fn namespaces(state: &State, own: &str) -> BTreeSet<String> {
     let lasting = state.all(Kind::Namespace).filter(|entry| !is_deleted(entry));
     let all = lasting.map(|entry| (&*entry.key.name.name, entry));
     let wanted = all.filter(|(name, entry)| {
-        *name == own || entry.label(INJECT_LABEL) == Some("enabled") || has_meshed(state, name)
+        *name == own || entry.has_label(INJECT_LABEL, "enabled") || has_meshed(state, name)
     });
     wanted.map(|(name, _)| name.to_owned()).collect()
 }
@@ -157,7 +157,7 @@ fn step(state: &State, namespace: &str, roots: &str) -> Option<Step> {
     let Some(present) = state.get(Kind::ConfigMap, &ObjectName::new(namespace, BUNDLE_CONFIG_MAP)) else {
         return Some(Step::Create);
     };
-    if present.label(MANAGED.0) != Some(MANAGED.1) {
+    if !present.has_label(MANAGED.0, MANAGED.1) {
         return Some(Step::Contested);
     }
     let update = || Step::Update { version: present.object.version.clone() };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::Plane;
 use crate::index::State;
-use crate::object::{Kind, Typed};
+use crate::object::Kind;
 use crate::patch::unfit;
 use crate::review::digest;
 use crate::source::kubernetes::in_time;
@@ -64,9 +64,9 @@ fn new_pods(state: &State, place: u64) -> Vec<ObjectName> {
 
 fn left_out(state: &State, name: &ObjectName) -> Option<Left> {
     let entry = state.get(Kind::Pod, name)?;
-    let Typed::Pod(pod) = &entry.object.typed else { return None };
     let facts = entry.pod.as_ref().filter(|facts| !facts.finished)?;
-    let reason = unfit(pod, &name.namespace, state.namespace(&name.namespace))?;
+    let pod: Pod = entry.object.text.read();
+    let reason = unfit(&pod, &name.namespace, state.namespace(&name.namespace))?;
     Some(Left { pod: name.clone(), uid: facts.uid.clone(), reason })
 }
 

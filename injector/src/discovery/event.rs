@@ -11,23 +11,32 @@ use crate::index::{Entry, Expired};
 pub fn put_change(events: &mut BytesMut, before: Option<&Entry>, after: Option<&Entry>, version: u64) {
     match (before, after) {
         (None, None) => {}
-        (None, Some(after)) => put(events, "ADDED", &after.body),
-        (Some(before), None) => put(events, "DELETED", &before.at(version)),
+        (None, Some(after)) => put_entry(events, "ADDED", after, after.version),
+        (Some(before), None) => put_entry(events, "DELETED", before, version),
         // Replaced: to its watchers the new one is another object.
         (Some(before), Some(after)) if before.uid() != after.uid() => {
-            put(events, "DELETED", &before.at(version));
-            put(events, "ADDED", &after.body);
+            put_entry(events, "DELETED", before, version);
+            put_entry(events, "ADDED", after, after.version);
         }
-        (Some(_), Some(after)) => put(events, "MODIFIED", &after.body),
+        (Some(_), Some(after)) => put_entry(events, "MODIFIED", after, after.version),
     }
+}
+
+/// One line, of an object as of `version`.
+fn put_entry(events: &mut BytesMut, kind: &str, entry: &Entry, version: u64) {
+    put_with(events, kind, |events| entry.text.put(version, events));
 }
 
 /// One line.
 pub fn put(events: &mut BytesMut, kind: &str, object: &[u8]) {
+    put_with(events, kind, |events| events.put_slice(object));
+}
+
+fn put_with(events: &mut BytesMut, kind: &str, object: impl FnOnce(&mut BytesMut)) {
     events.put_slice(b"{\"type\":\"");
     events.put_slice(kind.as_bytes());
     events.put_slice(b"\",\"object\":");
-    events.put_slice(object);
+    object(events);
     events.put_slice(b"}\n");
 }
 

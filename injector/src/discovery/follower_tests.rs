@@ -366,7 +366,7 @@ fn come_back(target: &str, held: &BTreeMap<String, Value>, version: u64, state: 
 }
 
 fn listed(state: &State, query: &Query) -> Vec<Value> {
-    select(state, query).iter().map(|entry| serde_json::from_slice(&entry.body).unwrap()).collect()
+    select(state, query).iter().map(|entry| serde_json::from_slice(&entry.body()).unwrap()).collect()
 }
 
 /// What a client holds that was told `events`.

@@ -64,7 +64,7 @@ fn get(state: &State, query: &Query) -> Result<Response<Body>, Refusal> {
         let Selector::Name(name) = &query.selector else { return Err(Refusal::bad("no name")) };
         return Err(Refusal::absent(format!("{} {name:?} not found", query.kind.plural())));
     };
-    Ok(whole(StatusCode::OK, JSON, entry.body.clone()))
+    Ok(whole(StatusCode::OK, JSON, entry.body()))
 }
 
 fn list(state: &State, query: &Query) -> Bytes {
@@ -79,7 +79,7 @@ fn list(state: &State, query: &Query) -> Bytes {
         if index > 0 {
             body.put_u8(b',');
         }
-        body.put_slice(&entry.body);
+        entry.text.put(entry.version, &mut body);
     }
     body.put_slice(b"]}");
     body.freeze()

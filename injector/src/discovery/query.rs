@@ -121,7 +121,7 @@ impl Query {
     pub fn covers(&self, entry: &Entry) -> bool {
         entry.key.kind == self.kind
             && self.namespace.as_ref().is_none_or(|namespace| entry.key.name.namespace == *namespace)
-            && self.labels.iter().all(|(name, value)| entry.label(name) == Some(value))
+            && self.labels.iter().all(|(name, value)| entry.has_label(name, value))
     }
 
     /// What its answer is decided by: it changes only with a change of one of these.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Entry, Event, Link, State};
-use crate::object::{Key, Kind, Object, Typed};
+use crate::object::{Key, Kind, Object, Text, Typed};
 use crate::source::Change;
 use crate::status;
 
@@ -53,7 +53,7 @@ impl State {
             (None, None) => return true,
             _ => return false,
         };
-        if !Arc::ptr_eq(&known.object, object) && !same(&known.object, object) {
+        if !Arc::ptr_eq(&known.object, object) && !known.object.says_the_same(object) {
             return false;
         }
         if known.object.version != object.version {
@@ -107,25 +107,26 @@ impl State {
     /// The entry of `object` as far as it depends on nothing but Namespaces and Nodes.
     fn draft(&self, object: Arc<Object>) -> Entry {
         match &object.typed {
-            Typed::Pod(pod) => {
-                let reduced = reduce(pod, self.namespace(&object.key.name.namespace), self.node_of(pod));
-                let facts = PodFacts::from_reduced(&reduced);
-                Entry::draft(object, json(&reduced), facts)
+            Typed::Pod => {
+                let pod: Pod = object.text.read();
+                let reduced = reduce(&pod, self.namespace(&object.key.name.namespace), self.node_of(&pod));
+                let facts = PodFacts::from_reduced(&reduced)
+                    .map(|facts| PodFacts { name: object.key.name.clone(), ..facts });
+                Entry::draft(object, Text::of(&json(&reduced)), facts)
             }
             Typed::Route(_) => {
                 let old = self.get(object.key.kind, &object.key.name).map(|entry| &entry.value);
                 let same = old.filter(|old| old["metadata"]["uid"] == object.value["metadata"]["uid"]);
                 let value = status::carry_over(&object.value, same);
-                Entry::draft(object, value, None)
+                Entry::of_json(object, value)
             }
-            Typed::Namespace(_)
-            | Typed::Node(_)
-            | Typed::Service(_)
-            | Typed::EndpointSlice(_)
-            | Typed::ServiceCidr(_)
-            | Typed::Plain => {
-                let value = whole(&object);
-                Entry::draft(object, value, None)
+            Typed::Node(_) | Typed::Service(_) | Typed::EndpointSlice => {
+                let text = object.text.clone();
+                Entry::draft(object, text, None)
+            }
+            Typed::Namespace(_) | Typed::ServiceCidr(_) | Typed::Plain => {
+                let value = object.value.clone();
+                Entry::of_json(object, value)
             }
         }
     }
@@ -149,7 +150,7 @@ impl State {
         let entry = self.get(key.kind, &key.name)?;
         let Typed::Route(route) = &entry.object.typed else { return None };
         let value = status::plan(&entry.value, &judge.verdicts(route), now)?;
-        Some(Entry::draft(Arc::clone(&entry.object), value, None))
+        Some(Entry::of_json(Arc::clone(&entry.object), value))
     }
 
     /// Replaces an entry and its links, and remembers what was there at first.
@@ -215,47 +216,17 @@ fn order(mut changes: Vec<Change>) -> Vec<Change> {
     changes
 }
 
-/// Whether two objects of a name say the same, whatever their source counts them as. Where their JSON was not kept, what was
-/// understood of it is compared.
-fn same(known: &Object, object: &Object) -> bool {
-    if !known.value.is_null() || !object.value.is_null() {
-        return known.value == object.value;
-    }
-    match (&known.typed, &object.typed) {
-        (Typed::Node(known), Typed::Node(node)) => known == node,
-        (Typed::Service(known), Typed::Service(service)) => known == service,
-        (Typed::Pod(known), Typed::Pod(pod)) => known == pod,
-        (Typed::EndpointSlice(known), Typed::EndpointSlice(slice)) => known == slice,
-        _ => false,
-    }
-}
-
 /// What of a Namespace or a Node its pods are reduced with (see `mesh::pod::reduce`). A Node's heartbeat is not of it.
 fn said_of_pods(entry: Option<&Arc<Entry>>) -> Option<&BTreeMap<String, String>> {
     match &entry?.object.typed {
         Typed::Namespace(namespace) => namespace.metadata.annotations.as_ref(),
         Typed::Node(node) => node.metadata.labels.as_ref(),
         Typed::Service(_)
-        | Typed::Pod(_)
-        | Typed::EndpointSlice(_)
+        | Typed::Pod
+        | Typed::EndpointSlice
         | Typed::ServiceCidr(_)
         | Typed::Route(_)
         | Typed::Plain => None,
-    }
-}
-
-/// What is served of an object: its JSON, or, where that was not kept, what was understood of it.
-fn whole(object: &Object) -> Value {
-    if !object.value.is_null() {
-        return object.value.clone();
-    }
-    match &object.typed {
-        Typed::Node(node) => json(node),
-        Typed::Service(service) => json(service),
-        Typed::EndpointSlice(slice) => json(slice),
-        Typed::Namespace(_) | Typed::Pod(_) | Typed::ServiceCidr(_) | Typed::Route(_) | Typed::Plain => {
-            Value::Null
-        }
     }
 }
 

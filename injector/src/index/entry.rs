@@ -7,15 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use mesh::names::ServiceName;
 use mesh::pod::PodFacts;
 use serde_json::Value;
 
-use super::links::{Link, links};
-use super::text;
-use crate::object::{Key, Object, Typed};
+use super::links::{Link, SERVICE_NAME_LABEL, links};
+use crate::object::{Key, Object, Text, Typed};
 
 /// The one label with which a Pod is served.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -30,27 +28,40 @@ pub struct Entry {
     /// What is served, without the resourceVersion: of Namespaces, routes and what is not typed. Of all other kinds nobody
     /// asks for more than is typed, and it is null.
     pub value: Value,
-    /// What is served, ready to send.
-    pub body: Bytes,
+    /// What is served, ready to send but for the version.
+    pub text: Text,
     /// What the mesh knows of it, if it is a Pod.
-    pub pod: Option<PodFacts>,
+    pub pod: Option<Box<PodFacts>>,
     /// The object as its source gave it.
     pub object: Arc<Object>,
+    /// Its uid, if it is no Pod.
+    uid: Option<Box<str>>,
     links: Box<[Link]>,
 }
 
 impl Entry {
-    /// The entry of `object`, to be served as `value` once it is published.
-    pub fn draft(object: Arc<Object>, value: Value, pod: Option<PodFacts>) -> Self {
-        let links = links(&object.typed, pod.as_ref()).into_boxed_slice();
-        let body = text::whole(&value, 0);
-        let value = if keeps_json(&object.typed) { value } else { Value::Null };
-        Self { key: object.key.clone(), version: 0, value, body, pod, object, links }
+    /// The entry of `object`, to be served as `text` once it is published.
+    pub fn draft(object: Arc<Object>, text: Text, pod: Option<PodFacts>) -> Self {
+        let links = links(&object, pod.as_ref()).into_boxed_slice();
+        let pod = pod.map(Box::new);
+        let uid = if pod.is_none() { uid(&object) } else { None };
+        Self { key: object.key.clone(), version: 0, value: Value::Null, text, pod, object, uid, links }
     }
 
-    /// The same, ready to be served as of `version`.
+    /// The same, of an object of which more is asked than is typed.
+    pub fn of_json(object: Arc<Object>, value: Value) -> Self {
+        let draft = Self::draft(object, Text::of(&value), None);
+        Self { value, ..draft }
+    }
+
+    /// The same, served as of `version`.
     pub fn published(&self, version: u64) -> Self {
-        Self { version, body: self.at(version), ..self.clone() }
+        Self { version, ..self.clone() }
+    }
+
+    /// What is served.
+    pub fn body(&self) -> Bytes {
+        self.text.whole(self.version)
     }
 
     /// The same, of an `object` that says the same.
@@ -63,37 +74,36 @@ impl Entry {
 
     /// Whether both are served alike, but for the version.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        text::rest(&self.body, self.version) == text::rest(&other.body, other.version)
+        self.text == other.text
     }
 
-    /// What is served, under another version: for the event of its end.
-    pub fn at(&self, version: u64) -> Bytes {
-        text::at(&self.body, self.version, version)
-    }
-
-    /// The value of one of the labels with which it is served.
-    pub fn label(&self, name: &str) -> Option<&str> {
-        if matches!(self.object.typed, Typed::Pod(_)) {
-            return self.pod.as_ref()?.zone.as_deref().filter(|_| name == ZONE);
-        }
-        match metadata(&self.object.typed) {
-            Some(metadata) => metadata.labels.as_ref()?.get(name).map(String::as_str),
-            None => self.value.get("metadata")?.get("labels")?.get(name)?.as_str(),
+    /// Whether it is served with that value of a label.
+    pub fn has_label(&self, name: &str, value: &str) -> bool {
+        match &self.object.typed {
+            Typed::Pod => {
+                name == ZONE && self.pod.as_ref().is_some_and(|pod| pod.zone.as_deref() == Some(value))
+            }
+            Typed::EndpointSlice if name == SERVICE_NAME_LABEL => {
+                self.service().is_some_and(|service| *service.name == *value)
+            }
+            Typed::EndpointSlice | Typed::Service(_) | Typed::Node(_) => {
+                self.object.text.read::<Value>()["metadata"]["labels"][name] == value
+            }
+            Typed::Namespace(_) | Typed::ServiceCidr(_) | Typed::Route(_) | Typed::Plain => {
+                self.value["metadata"]["labels"][name] == value
+            }
         }
     }
 
     /// Its uid, which tells a replaced object from a changed one.
     pub fn uid(&self) -> Option<&str> {
-        match metadata(&self.object.typed) {
-            Some(metadata) => metadata.uid.as_deref(),
-            None => self.value.get("metadata")?.get("uid")?.as_str(),
-        }
+        self.pod.as_ref().map(|pod| &*pod.uid).or(self.uid.as_deref())
     }
 
-    /// When it was made, if it is typed; one without a time is the youngest.
+    /// When it was made, if it is a Service: of several at an address the oldest has it. One without a time is the youngest.
     pub fn created(&self) -> Timestamp {
-        let time = metadata(&self.object.typed).and_then(|metadata| metadata.creation_timestamp.as_ref());
-        time.map_or(Timestamp::MAX, |time| time.0)
+        let Typed::Service(service) = &self.object.typed else { return Timestamp::MAX };
+        service.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0)
     }
 
     /// Everything by which it is found, besides its name.
@@ -126,27 +136,16 @@ impl Entry {
     }
 }
 
-/// Whether more is asked of such an object than is typed.
-fn keeps_json(typed: &Typed) -> bool {
-    match typed {
-        Typed::Namespace(_) | Typed::Route(_) | Typed::Plain => true,
-        Typed::Node(_)
-        | Typed::Service(_)
-        | Typed::Pod(_)
-        | Typed::EndpointSlice(_)
-        | Typed::ServiceCidr(_) => false,
-    }
-}
-
-/// The metadata of an object of which it is typed.
-fn metadata(typed: &Typed) -> Option<&ObjectMeta> {
-    match typed {
-        Typed::Namespace(namespace) => Some(&namespace.metadata),
-        Typed::Node(node) => Some(&node.metadata),
-        Typed::Service(service) => Some(&service.metadata),
-        Typed::Pod(pod) => Some(&pod.metadata),
-        Typed::EndpointSlice(slice) => Some(&slice.metadata),
-        Typed::ServiceCidr(range) => Some(&range.metadata),
-        Typed::Route(_) | Typed::Plain => None,
-    }
+fn uid(object: &Object) -> Option<Box<str>> {
+    let metadata = match &object.typed {
+        Typed::Namespace(namespace) => &namespace.metadata,
+        Typed::Node(node) => &node.metadata,
+        Typed::Service(service) => &service.metadata,
+        Typed::ServiceCidr(range) => &range.metadata,
+        Typed::Pod | Typed::EndpointSlice => {
+            return object.text.read::<Value>()["metadata"]["uid"].as_str().map(Box::from);
+        }
+        Typed::Route(_) | Typed::Plain => return object.value["metadata"]["uid"].as_str().map(Box::from),
+    };
+    metadata.uid.as_deref().map(Box::from)
 }

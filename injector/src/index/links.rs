@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use mesh::names::{ObjectName, ServiceName};
 use mesh::pod::PodFacts;
 
-use crate::object::{Key, Typed};
+use crate::object::{Key, Object, Typed};
 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -36,48 +36,76 @@ pub enum Link {
     Backend(ServiceName),
 }
 
-/// The objects that each link finds, in the order of their keys. Nearly all find one: a list costs a tenth of a tree.
+/// The objects that each link finds, in the order of their keys.
 #[derive(Debug, Default)]
-pub struct Links(HashMap<Link, Vec<Key>>);
+pub struct Links(HashMap<Link, Found>);
+
+/// Nearly all find one, which needs no list.
+#[derive(Debug)]
+enum Found {
+    One(Key),
+    Many(Vec<Key>),
+}
+
+impl Found {
+    fn keys(&self) -> &[Key] {
+        match self {
+            Self::One(key) => std::slice::from_ref(key),
+            Self::Many(keys) => keys,
+        }
+    }
+}
 
 impl Links {
     /// The objects that `link` finds.
     pub fn of(&self, link: &Link) -> &[Key] {
-        self.0.get(link).map_or(&[], Vec::as_slice)
+        self.0.get(link).map_or(&[], Found::keys)
     }
 
     /// From now on `link` finds the object `key`.
     pub fn add(&mut self, link: &Link, key: &Key) {
-        let keys = self.0.entry(link.clone()).or_default();
-        if let Err(place) = keys.binary_search(key) {
-            if keys.is_empty() {
-                keys.reserve_exact(1);
+        match self.0.get_mut(link) {
+            None => drop(self.0.insert(link.clone(), Found::One(key.clone()))),
+            Some(Found::One(one)) if *one == *key => {}
+            Some(Found::Many(keys)) => {
+                if let Err(place) = keys.binary_search(key) {
+                    keys.insert(place, key.clone());
+                }
             }
-            keys.insert(place, key.clone());
+            Some(found) => {
+                let mut keys = [found.keys(), std::slice::from_ref(key)].concat();
+                keys.sort();
+                *found = Found::Many(keys);
+            }
         }
     }
 
     /// From now on `link` does not find the object `key`.
     pub fn remove(&mut self, link: &Link, key: &Key) {
-        let Some(keys) = self.0.get_mut(link) else { return };
-        if let Ok(place) = keys.binary_search(key) {
-            keys.remove(place);
-        }
-        if keys.is_empty() {
-            self.0.remove(link);
+        match self.0.get_mut(link) {
+            Some(Found::One(one)) if *one == *key => drop(self.0.remove(link)),
+            Some(Found::Many(keys)) => {
+                if let Ok(place) = keys.binary_search(key) {
+                    keys.remove(place);
+                }
+                if keys.is_empty() {
+                    self.0.remove(link);
+                }
+            }
+            Some(Found::One(_)) | None => {}
         }
     }
 }
 
 /// Everything by which an object is found, besides its name. `pod` is what the mesh knows of it, if it is a Pod.
-pub fn links(typed: &Typed, pod: Option<&PodFacts>) -> Vec<Link> {
-    match typed {
+pub fn links(object: &Object, pod: Option<&PodFacts>) -> Vec<Link> {
+    match &object.typed {
         Typed::Service(service) => {
             let own = parsed(cluster_addresses(service)).map(Link::ClusterAddress);
             own.chain(parsed(external_addresses(service)).map(Link::ExternalAddress)).collect()
         }
-        Typed::Pod(_) => pod.map(pod_links).unwrap_or_default(),
-        Typed::EndpointSlice(slice) => slice_links(slice),
+        Typed::Pod => pod.map(pod_links).unwrap_or_default(),
+        Typed::EndpointSlice => slice_links(&object.text.read()),
         Typed::Route(route) => {
             let parents = route.parent_services().map(Link::Parent);
             parents.chain(route.backends().map(Link::Backend)).collect()

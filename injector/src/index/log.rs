@@ -26,7 +26,7 @@ impl Event {
     /// About what it keeps in memory that nobody else does: the object before the change, which is held as text and as it was
     /// understood.
     fn bytes(&self) -> usize {
-        self.before.as_ref().map_or(0, |before| TYPED + 4 * before.body.len())
+        self.before.as_ref().map_or(0, |before| TYPED + 4 * before.text.len())
     }
 }
 

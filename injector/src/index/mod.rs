@@ -9,7 +9,6 @@ mod entry;
 mod links;
 mod log;
 mod ranges;
-mod text;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -48,8 +48,8 @@ fn ranges(typed: &Typed) -> Vec<&str> {
         Typed::ServiceCidr(range) => of_services(range),
         Typed::Namespace(_)
         | Typed::Service(_)
-        | Typed::Pod(_)
-        | Typed::EndpointSlice(_)
+        | Typed::Pod
+        | Typed::EndpointSlice
         | Typed::Route(_)
         | Typed::Plain => Vec::new(),
     }

@@ -3,18 +3,49 @@
 //! Clients tell a replaced object from a changed one by its uid, and routes of equal rank are ordered by
 //! their age, so these fields must neither be missing nor change when nothing did.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::object::{Key, Kind, Object};
+use crate::object::{Key, Kind};
 use crate::status::without_ours;
 
-/// `value` with the metadata that an API server keeps; `previous` is the object before this change.
-pub fn complete(key: &Key, value: Value, previous: Option<&Object>, now: Timestamp) -> Value {
+/// What is remembered of an object's text, so as to tell whether another says the same: of tens of thousands the text itself
+/// would be too much.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    whole: u64,
+    desired: u64,
+    generation: i64,
+    created: Value,
+}
+
+impl Written {
+    /// Of a completed object.
+    pub fn of(value: &Value) -> Self {
+        let metadata = &value["metadata"];
+        Self {
+            whole: digest(value),
+            desired: digest(&desired(value)),
+            generation: metadata["generation"].as_i64().unwrap_or(1),
+            created: metadata["creationTimestamp"].clone(),
+        }
+    }
+}
+
+/// Equal for what is equal. What differs, differs in this, too, but for a chance of one in 2^64.
+fn digest(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// `value` with the metadata that an API server keeps; `previous` is what was written before this change.
+pub fn complete(key: &Key, value: Value, previous: Option<&Written>, now: Timestamp) -> Value {
     let mut value = if matches!(key.kind, Kind::Route(_)) { without_ours(&value) } else { value };
     let generation = generation(&value, previous);
-    let created = previous
-        .map_or_else(|| json!(seconds(now)), |old| old.value["metadata"]["creationTimestamp"].clone());
+    let created = previous.map_or_else(|| json!(seconds(now)), |old| old.created.clone());
     let Some(metadata) = object_at(&mut value, "metadata") else { return value };
     for field in ["resourceVersion", "managedFields", "selfLink"] {
         metadata.remove(field);
@@ -54,19 +85,20 @@ fn default(map: &mut Map<String, Value>, field: &str, make: impl FnOnce() -> Val
 }
 
 /// Kubernetes counts a generation with each change of anything but metadata and status.
-fn generation(value: &Value, previous: Option<&Object>) -> i64 {
+fn generation(value: &Value, previous: Option<&Written>) -> i64 {
     let Some(previous) = previous else { return 1 };
-    let before = previous.value["metadata"]["generation"].as_i64().unwrap_or(1);
-    let desired = |value: &Value| {
-        let mut map = value.as_object().cloned().unwrap_or_default();
-        map.remove("metadata");
-        map.remove("status");
-        map
-    };
-    match desired(value) == desired(&previous.value) {
-        true => before,
-        false => before.saturating_add(1),
+    match digest(&desired(value)) == previous.desired {
+        true => previous.generation,
+        false => previous.generation.saturating_add(1),
     }
+}
+
+/// What of an object is its author's.
+fn desired(value: &Value) -> Value {
+    let mut map = value.as_object().cloned().unwrap_or_default();
+    map.remove("metadata");
+    map.remove("status");
+    Value::Object(map)
 }
 
 /// RFC 3339 in whole seconds, as Kubernetes writes times.
@@ -97,10 +129,6 @@ fn fnv1a(basis: u64, bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn object(key: &Key, value: Value) -> Object {
-        Object::decode(key.clone(), value).unwrap()
-    }
-
     fn service(port: u16) -> Value {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": port}]}})
     }
@@ -108,19 +136,19 @@ mod tests {
     #[test]
     fn nothing_is_made_up_anew_while_nothing_changes() {
         let key = Key::new(Kind::Service, "shop", "web");
-        let first = object(&key, complete(&key, service(80), None, Timestamp::UNIX_EPOCH));
-        let again = complete(&key, service(80), Some(&first), Timestamp::MAX);
-        assert_eq!(again, first.value);
+        let first = complete(&key, service(80), None, Timestamp::UNIX_EPOCH);
+        let again = complete(&key, service(80), Some(&Written::of(&first)), Timestamp::MAX);
+        assert_eq!(again, first);
         assert_eq!(again["metadata"]["creationTimestamp"], "1970-01-01T00:00:00Z");
     }
 
     #[test]
     fn a_changed_spec_counts_a_generation() {
         let key = Key::new(Kind::Service, "shop", "web");
-        let first = object(&key, complete(&key, service(80), None, Timestamp::UNIX_EPOCH));
-        let next = complete(&key, service(81), Some(&first), Timestamp::UNIX_EPOCH);
+        let first = complete(&key, service(80), None, Timestamp::UNIX_EPOCH);
+        let next = complete(&key, service(81), Some(&Written::of(&first)), Timestamp::UNIX_EPOCH);
         assert_eq!(next["metadata"]["generation"], 2);
-        assert_eq!(next["metadata"]["uid"], first.value["metadata"]["uid"]);
+        assert_eq!(next["metadata"]["uid"], first["metadata"]["uid"]);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::complete::complete;
+use super::complete::{Written, complete};
+use super::lean::prune;
 use super::manifest::{self, Document, Format};
 use crate::object::{Key, Object};
 
@@ -28,11 +29,8 @@ const LARGEST_FILE: u64 = 32 << 20;
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    files: BTreeMap<PathBuf, File>,
-    /// The objects in use: of each, the one in the first file by name.
-    objects: BTreeMap<Key, Arc<Object>>,
-    /// The files that hold each object: more than one is somebody's mistake.
-    holders: BTreeMap<Key, BTreeSet<PathBuf>>,
+    files: BTreeMap<Arc<Path>, File>,
+    objects: BTreeMap<Key, Held>,
     contested: BTreeSet<Key>,
     generation: u64,
 }
@@ -40,8 +38,41 @@ pub struct Directory {
 #[derive(Debug)]
 struct File {
     stamp: Stamp,
-    objects: BTreeMap<Key, Arc<Object>>,
+    /// In the order of their keys.
+    objects: Vec<Arc<Known>>,
     error: Option<String>,
+}
+
+/// An object, and what is remembered of its text.
+#[derive(Debug)]
+struct Known {
+    object: Arc<Object>,
+    written: Written,
+}
+
+/// One key's object.
+#[derive(Debug, Default)]
+struct Held {
+    /// The one in use: that in the first file by name.
+    known: Option<Arc<Known>>,
+    /// The files that hold one, in the order of their names: more than one is somebody's mistake.
+    holders: Vec<Arc<Path>>,
+}
+
+impl Held {
+    fn add(&mut self, path: &Arc<Path>) {
+        if let Err(place) = self.holders.binary_search(path) {
+            self.holders.reserve_exact(1); // nearly always it is the only one
+            self.holders.insert(place, Arc::clone(path));
+        }
+    }
+}
+
+impl File {
+    fn object(&self, key: &Key) -> Option<&Arc<Known>> {
+        let place = self.objects.binary_search_by(|known| known.object.key.cmp(key)).ok()?;
+        self.objects.get(place)
+    }
 }
 
 /// What differs between two versions of a file: a writer that renames always brings a new inode.
@@ -83,13 +114,13 @@ impl Directory {
     /// The directory at `path`, not yet read.
     pub fn new(path: PathBuf) -> Self {
         let (files, objects) = (BTreeMap::new(), BTreeMap::new());
-        Self { path, files, objects, holders: BTreeMap::new(), contested: BTreeSet::new(), generation: 0 }
+        Self { path, files, objects, contested: BTreeSet::new(), generation: 0 }
     }
 
     /// Reads what changed, and in any case the files in `touched`. An error leaves everything as it was.
     pub fn scan(&mut self, touched: &BTreeSet<PathBuf>, now: Timestamp) -> io::Result<Vec<Change>> {
         let present = manifests(&self.path)?;
-        let gone: Vec<PathBuf> =
+        let gone: Vec<Arc<Path>> =
             self.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
         let changed: Vec<_> =
             present.into_iter().filter(|(path, stamp)| self.is_news(path, *stamp, touched)).collect();
@@ -116,7 +147,7 @@ impl Directory {
     /// What the directory holds now.
     pub fn report(&self) -> Report {
         let files = self.files.iter().map(|(path, file)| FileReport {
-            path: path.clone(),
+            path: path.to_path_buf(),
             inode: file.stamp.inode,
             objects: file.objects.len(),
             error: file.error.clone().or_else(|| self.shadowed(path)),
@@ -126,23 +157,24 @@ impl Directory {
 
     /// What is wrong with a file that holds an object of another one, too.
     fn shadowed(&self, path: &Path) -> Option<String> {
-        let mut contested = self.contested.iter().filter_map(|key| Some((key, self.holders.get(key)?)));
+        let mut contested =
+            self.contested.iter().filter_map(|key| Some((key, &self.objects.get(key)?.holders)));
         let (key, holders) =
-            contested.find(|(_, holders)| holders.iter().skip(1).any(|holder| holder == path))?;
+            contested.find(|(_, holders)| holders.iter().skip(1).any(|holder| **holder == *path))?;
         let first = holders.first()?.display();
         Some(format!("{key} is in {first}, too: that one is used, since its name comes first"))
     }
 
     /// Reads a file again. Where something is broken, the last good objects of the file stay.
-    fn refresh(&mut self, path: PathBuf, stamp: Stamp, now: Timestamp, concerned: &mut BTreeSet<Key>) {
+    fn refresh(&mut self, path: Arc<Path>, stamp: Stamp, now: Timestamp, concerned: &mut BTreeSet<Key>) {
         let (mut objects, errors) = match text(&path, stamp) {
             Ok((text, format)) => self.decode(manifest::read(&text, format), now),
             Err(error) => (BTreeMap::new(), vec![error.to_string()]),
         };
         let previous = self.release(&path, concerned);
         if !errors.is_empty() {
-            for (key, object) in previous {
-                objects.entry(key).or_insert(object);
+            for known in previous {
+                objects.entry(known.object.key.clone()).or_insert(known);
             }
         }
         let error = (!errors.is_empty()).then(|| errors.join("; "));
@@ -150,18 +182,19 @@ impl Directory {
             tracing::warn!(file = %path.display(), "{error}; the last good objects stay");
         }
         for key in objects.keys() {
-            self.holders.entry(key.clone()).or_default().insert(path.clone());
+            self.objects.entry(key.clone()).or_default().add(&path);
             concerned.insert(key.clone());
         }
-        self.files.insert(path, File { stamp, objects, error });
+        self.files.insert(path, File { stamp, objects: objects.into_values().collect(), error });
     }
 
     /// Takes a file out; returns what it held.
-    fn release(&mut self, path: &Path, concerned: &mut BTreeSet<Key>) -> BTreeMap<Key, Arc<Object>> {
+    fn release(&mut self, path: &Path, concerned: &mut BTreeSet<Key>) -> Vec<Arc<Known>> {
         let objects = self.files.remove(path).map(|file| file.objects).unwrap_or_default();
-        for key in objects.keys() {
-            if let Some(holders) = self.holders.get_mut(key) {
-                holders.remove(path);
+        for known in &objects {
+            let key = &known.object.key;
+            if let Some(held) = self.objects.get_mut(key) {
+                held.holders.retain(|holder| **holder != *path);
             }
             concerned.insert(key.clone());
         }
@@ -170,22 +203,21 @@ impl Directory {
 
     /// Takes the object of the first file that holds it into use; tells if that is a change.
     fn settle(&mut self, key: Key) -> Option<Change> {
-        let holders = self.holders.get(&key)?;
-        match holders.len() > 1 {
+        let held = self.objects.get_mut(&key)?;
+        match held.holders.len() > 1 {
             true => self.contested.insert(key.clone()),
             false => self.contested.remove(&key),
         };
-        let object = holders.first().and_then(|path| self.files.get(path)?.objects.get(&key)).cloned();
-        let Some(object) = object else {
-            self.holders.remove(&key);
-            return self.objects.remove(&key).map(|_| (key, None));
+        let Some(known) = held.holders.first().and_then(|path| self.files.get(path)?.object(&key)) else {
+            let before = self.objects.remove(&key)?.known;
+            return before.map(|_| (key, None));
         };
-        let before = self.objects.insert(key.clone(), Arc::clone(&object));
-        let same = before.is_some_and(|before| Arc::ptr_eq(&before, &object));
-        (!same).then_some((key, Some(object)))
+        let before = held.known.replace(Arc::clone(known));
+        let same = before.is_some_and(|before| Arc::ptr_eq(&before.object, &known.object));
+        (!same).then(|| (key, Some(Arc::clone(&known.object))))
     }
 
-    fn decode(&self, documents: Vec<Document>, now: Timestamp) -> (BTreeMap<Key, Arc<Object>>, Vec<String>) {
+    fn decode(&self, documents: Vec<Document>, now: Timestamp) -> (BTreeMap<Key, Arc<Known>>, Vec<String>) {
         let (mut objects, mut errors) = (BTreeMap::new(), Vec::new());
         for (index, document) in documents.into_iter().enumerate() {
             let outcome = match document {
@@ -197,7 +229,7 @@ impl Directory {
                 Document::Object(key, value) => self.object(key, value, now),
             };
             match outcome {
-                Ok(object) => drop(objects.insert(object.key.clone(), object)),
+                Ok(known) => drop(objects.insert(known.object.key.clone(), known)),
                 Err(reason) => errors.push(format!("document {index}: {reason}")),
             }
         }
@@ -205,23 +237,24 @@ impl Directory {
     }
 
     /// The object as it was, if it is the same: so that re-reading a file changes nothing.
-    fn object(&self, key: Key, value: Value, now: Timestamp) -> Result<Arc<Object>, String> {
-        let previous = self.objects.get(&key);
-        let value = complete(&key, value, previous.map(Arc::as_ref), now);
-        if let Some(previous) = previous
-            && previous.value == value
-        {
+    fn object(&self, key: Key, value: Value, now: Timestamp) -> Result<Arc<Known>, String> {
+        let previous = self.objects.get(&key).and_then(|held| held.known.as_ref());
+        let mut value = complete(&key, value, previous.map(|known| &known.written), now);
+        let written = Written::of(&value);
+        if let Some(previous) = previous.filter(|previous| previous.written == written) {
             return Ok(Arc::clone(previous));
         }
         let name = key.to_string();
-        Object::decode(key, value).map(Arc::new).map_err(|error| format!("{name}: {error}"))
+        prune(&mut value);
+        let object = Object::decode(key, value).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Arc::new(Known { object: Arc::new(object), written }))
     }
 }
 
-fn manifests(directory: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
+fn manifests(directory: &Path) -> io::Result<BTreeMap<Arc<Path>, Stamp>> {
     let mut present = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
+        let path: Arc<Path> = entry?.path().into();
         if format(&path).is_none() {
             continue;
         }

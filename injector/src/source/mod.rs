@@ -5,6 +5,7 @@
 mod complete;
 mod directory;
 pub mod kubernetes;
+mod lean;
 mod manifest;
 
 use std::collections::BTreeSet;

@@ -27,7 +27,7 @@ use bed::{Bed, POD, send, uri};
 
 fn service(ip: &str, note: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop, annotations: {{note: '{note}'}}}}\n\
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop, annotations: {{heddle.dev/note: '{note}'}}}}\n\
          spec: {{clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 80}}]}}\n"
     )
 }

@@ -4,21 +4,18 @@
 //! go on there, all objects are listed anew, and nobody waits until all of them are taken in.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use mesh::contract::PROXY_CONTAINER;
-use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 use tokio::task::yield_now;
 
 use super::News;
 use super::item::Item;
-use crate::object::{Key, Kind, Typed};
+use crate::object::{Key, Kind};
 use crate::source::Change;
 
 /// Objects of a page: of the largest kind, pods, about 4 MiB.
@@ -160,30 +157,13 @@ impl Tracker {
     /// An object that cannot be read costs none of the others.
     fn change(&self, item: Item) -> Option<Change> {
         let change = item.change(self.followed.kind, &self.followed.resource);
-        change.inspect_err(|error| tracing::warn!("{error}")).ok().map(slim)
+        change.inspect_err(|error| tracing::warn!("{error}")).ok()
     }
-}
-
-/// The change with as little as is needed of the kinds of which there are most. What is served of Services and slices is made
-/// from their typed form, and of a pod's containers the proxy alone is looked at.
-fn slim((key, mut object): Change) -> Change {
-    let Some(slim) = object.as_mut().and_then(Arc::get_mut) else { return (key, object) };
-    if matches!(slim.typed, Typed::Service(_) | Typed::EndpointSlice(_)) {
-        slim.value = Value::Null;
-    }
-    if let Typed::Pod(pod) = &mut slim.typed
-        && let Some(containers) = pod.spec.as_mut().and_then(|spec| spec.init_containers.as_mut())
-    {
-        containers.retain(|container| container.name == PROXY_CONTAINER);
-        containers.shrink_to_fit();
-    }
-    (key, object)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Object;
     use k8s_openapi::api::core::v1::Service;
     use serde_json::json;
 
@@ -255,23 +235,6 @@ mod tests {
             }));
         }
         assert_eq!(turns, ["256", "256", "88", "600 of 600"]);
-    }
-
-    fn object(kind: Kind, value: Value) -> Arc<Object> {
-        let object = Arc::new(Object::decode(Key::new(kind, "shop", "a"), value).unwrap());
-        slim((object.key.clone(), Some(object))).1.unwrap()
-    }
-
-    #[test]
-    fn of_what_there_is_most_little_is_kept() {
-        let service = object(Kind::Service, json!({"spec": {"clusterIP": "10.96.0.5"}}));
-        assert!(service.value.is_null() && matches!(service.typed, Typed::Service(_)));
-        assert!(!object(Kind::Namespace, json!({"metadata": {"name": "a"}})).value.is_null());
-        let containers = json!([{"name": "setup"}, {"name": PROXY_CONTAINER, "restartPolicy": "Always"}]);
-        let pod = object(Kind::Pod, json!({"spec": {"containers": [], "initContainers": containers}}));
-        let Typed::Pod(pod) = &pod.typed else { panic!("no pod") };
-        let left = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref()).unwrap();
-        assert!(left.len() == 1 && left[0].restart_policy.as_deref() == Some("Always"));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use kube::Resource;
 use kube::core::{ApiResource, ObjectMeta};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::object::{Key, Kind, Object};
-use crate::source::complete::forget_last_applied;
+use crate::source::lean::prune;
 
 /// An object of any kind.
 #[derive(Debug, Clone)]
@@ -27,18 +27,13 @@ impl Item {
         Key::new(kind, &text(&self.meta.namespace), &text(&self.meta.name))
     }
 
-    /// The object. A Pod's JSON is not kept: all that is served of it is made from its typed form.
+    /// The object.
     pub fn object(mut self, kind: Kind, resource: &ApiResource) -> Result<Object, serde_json::Error> {
         // Items of a list do not repeat what the list says.
         self.value["apiVersion"] = json!(resource.api_version);
         self.value["kind"] = json!(resource.kind);
         let (key, version) = (self.key(kind), self.meta.resource_version.unwrap_or_default());
-        let mut object = Object::decode(key, self.value)?;
-        object.version = version;
-        if matches!(kind, Kind::Pod | Kind::Node) {
-            object.value = Value::Null;
-        }
-        Ok(object)
+        Ok(Object { version, ..Object::decode(key, self.value)? })
     }
 
     /// The object as a change of it.
@@ -68,76 +63,6 @@ fn meta(value: &Value) -> ObjectMeta {
         resource_version: text("resourceVersion"),
         ..ObjectMeta::default()
     }
-}
-
-/// Takes away what no decision needs and no proxy is told.
-fn prune(value: &mut Value) {
-    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["managedFields", "resourceVersion", "selfLink", "finalizers"] {
-            metadata.remove(field);
-        }
-        forget_last_applied(metadata);
-    }
-    if value["spec"]["containers"].is_array() {
-        *value = pod(value);
-    } else if value["status"]["nodeInfo"].is_object() {
-        *value = node(value);
-    } else if let Some(annotations) =
-        value.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"))
-    {
-        // Anybody may write much into them.
-        *annotations = ours(annotations);
-    }
-}
-
-/// What is left of a Pod: the fields that `mesh::pod::reduce` reads, and those that say whether it should be meshed.
-fn pod(pod: &Value) -> Value {
-    let init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
-    let init: Vec<Value> = init.map(container).collect();
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    let ready = conditions.filter(|condition| condition["type"] == "Ready");
-    let ready: Vec<Value> = ready.map(|condition| kept(condition, &["type", "status"])).collect();
-    let mut metadata = kept(&pod["metadata"], &["name", "namespace", "uid", "deletionTimestamp"]);
-    metadata["annotations"] = ours(&pod["metadata"]["annotations"]);
-    metadata["labels"] = ours(&pod["metadata"]["labels"]);
-    let mut spec = kept(&pod["spec"], &["serviceAccountName", "nodeName", "hostNetwork"]);
-    spec["initContainers"] = json!(init);
-    spec["containers"] = json!([]);
-    let mut status = kept(&pod["status"], &["phase", "podIPs"]);
-    status["conditions"] = json!(ready);
-    json!({"metadata": metadata, "spec": spec, "status": status})
-}
-
-/// What is left of an init container: what tells whether it is the proxy, and what that was told of its ports.
-fn container(container: &Value) -> Value {
-    let mut left = kept(container, &["name", "restartPolicy"]);
-    let env = container["env"].as_array().into_iter().flatten();
-    let ports = env.filter(|variable| variable["name"].as_str().is_some_and(mesh::pod::tells_ports));
-    let ports: Vec<Value> = ports.cloned().collect();
-    if !ports.is_empty() {
-        left["env"] = json!(ports);
-    }
-    left
-}
-
-/// What is left of a Node, of which a kubelet writes a new version every few minutes.
-fn node(node: &Value) -> Value {
-    let mut metadata = kept(&node["metadata"], &["name", "uid"]);
-    metadata["labels"] = kept(&node["metadata"]["labels"], &["topology.kubernetes.io/zone"]);
-    let status = kept(&node["status"], &["addresses"]);
-    json!({"metadata": metadata, "spec": kept(&node["spec"], &["podCIDRs"]), "status": status})
-}
-
-fn kept(value: &Value, fields: &[&str]) -> Value {
-    let present = fields.iter().filter_map(|field| Some(((*field).to_owned(), value.get(*field)?.clone())));
-    Value::Object(present.collect::<Map<_, _>>())
-}
-
-/// The labels or annotations that are Heddle's.
-fn ours(map: &Value) -> Value {
-    let all = map.as_object().into_iter().flatten();
-    let ours = all.filter(|(name, _)| name.starts_with(mesh::contract::ANNOTATION_PREFIX));
-    Value::Object(ours.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 impl Resource for Item {
@@ -172,7 +97,6 @@ impl Resource for Item {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Typed;
 
     #[test]
     fn of_a_pod_only_what_the_mesh_needs_is_kept() {
@@ -214,8 +138,8 @@ mod tests {
         assert_eq!(item.value, expected);
         let object =
             item.object(Kind::Pod, &ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&())).unwrap();
-        let Typed::Pod(pod) = &object.typed else { panic!() };
-        let facts = mesh::pod::PodFacts::from_reduced(&mesh::pod::reduce(pod, None, None)).unwrap();
+        let pod: k8s_openapi::api::core::v1::Pod = object.text.read();
+        let facts = mesh::pod::PodFacts::from_reduced(&mesh::pod::reduce(&pod, None, None)).unwrap();
         assert!(facts.skip_inbound_ports.contains(9100));
         assert!(facts.meshed && facts.ready && object.version == "7" && object.value.is_null());
     }
