@@ -130,9 +130,9 @@ impl Body {
         self
     }
 
-    /// Counts the bytes that pass, unless there is nothing to count.
-    pub fn counted(mut self, count: Option<&Arc<AtomicU64>>) -> Self {
-        self.count = count.filter(|_| !self.is_end_stream()).cloned();
+    /// Counts the bytes that pass.
+    pub fn counted(mut self, count: Arc<AtomicU64>) -> Self {
+        self.count = Some(count);
         self
     }
 

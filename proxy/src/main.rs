@@ -9,9 +9,12 @@ mod control;
 mod discovery;
 mod drain;
 mod failure;
+#[cfg(test)]
+mod hot_path;
 mod http;
 mod identity;
 mod inbound;
+mod memory;
 mod metrics;
 mod net;
 mod outbound;

@@ -11,15 +11,17 @@ use std::{
 
 use hyper::{
     Method, Request, Uri, Version,
-    body::Incoming,
+    body::Body as _,
     header::{HOST, HeaderValue},
     http::uri::Authority,
 };
 use opentelemetry::KeyValue;
 
 use crate::{
+    body::Body,
     metrics::{Exchange, Failed, RequestLabels, Way},
     net::relay::Carried,
+    trace::Context,
 };
 
 /// How much of a path is said.
@@ -84,15 +86,16 @@ pub struct Details {
     pub peer: Option<SocketAddr>,
     /// What the proxy says of its own failure.
     pub error: Option<String>,
-    /// How much of the request's body has passed.
-    pub request_bytes: Arc<AtomicU64>,
+    traceparent: Option<HeaderValue>,
+    /// How much of the request's body has passed, if it has one.
+    request_bytes: Option<Arc<AtomicU64>>,
     /// How much of the response's body has passed.
     pub response_bytes: u64,
 }
 
 impl Details {
     /// What is known when a request has come.
-    pub fn of(request: &Request<Incoming>, destination: SocketAddr) -> Self {
+    pub fn of(request: &Request<impl Sized>, destination: SocketAddr) -> Self {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -101,9 +104,23 @@ impl Details {
             destination,
             peer: None,
             error: None,
-            request_bytes: Arc::default(),
+            traceparent: Context::sent(request.headers()).cloned(),
+            request_bytes: None,
             response_bytes: 0,
         }
+    }
+
+    /// Counts the request's body as it passes.
+    pub fn count(&mut self, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+        body.counted(Arc::clone(self.request_bytes.get_or_insert_default()))
+    }
+
+    /// Where the request's sender stands in a trace.
+    pub fn trace(&self) -> Option<Context> {
+        self.traceparent.as_ref().and_then(Context::read)
     }
 
     /// A name that many requests share: the method's, or that of gRPC's method.
@@ -130,7 +147,8 @@ impl Details {
         }
         to.text("error.type", &error_type(labels));
         to.text("error.message", self.error.as_deref().unwrap_or_default());
-        to.number("http.request.body.size", Some(self.request_bytes.load(Relaxed)));
+        let request_bytes = self.request_bytes.as_ref().map_or(0, |bytes| bytes.load(Relaxed));
+        to.number("http.request.body.size", Some(request_bytes));
         to.number("http.response.body.size", Some(self.response_bytes));
         say_way(&labels.way, self.peer, to);
     }

@@ -27,8 +27,8 @@ pub struct RequestLine<'a> {
     pub details: &'a Details,
     /// The response's status.
     pub http_status: Option<u16>,
-    /// Where it stands in a trace.
-    pub trace: Option<Context>,
+    /// Where it stands in a trace, if it has a span of its own.
+    pub here: Option<Context>,
     /// How long it took.
     pub took: Duration,
 }
@@ -41,7 +41,7 @@ impl RequestLine<'_> {
         }
         let mut object = begin(self.labels.direction, self.took);
         self.details.say(self.labels, self.http_status, &mut object);
-        if let Some(trace) = self.trace {
+        if let Some(trace) = self.here.or_else(|| self.details.trace()) {
             object.text("trace_id", &trace.trace_id());
             object.text("span_id", &trace.span_id());
         }

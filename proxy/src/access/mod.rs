@@ -26,7 +26,7 @@ use crate::{
     http::respond::{self, Answer, Manner},
     metrics::{Direction, Exchange, Failed, Metrics, RequestLabels, Rule, Way, known_method},
     proxy::{Proxy, Room},
-    trace::{Context, Said, Span},
+    trace::{Said, Span},
     upstream::Endpoint,
 };
 
@@ -50,8 +50,7 @@ pub struct Access {
     whole: bool,
     log: Option<Arc<Log>>,
     span: Option<Box<Span>>,
-    trace: Option<Context>,
-    details: Option<Box<Details>>,
+    details: Option<Details>,
     room: Option<Room>,
 }
 
@@ -60,7 +59,7 @@ impl Access {
     pub fn begin(
         direction: Direction,
         proxy: &Proxy,
-        request: &Request<Incoming>,
+        request: &Request<impl Sized>,
         destination: SocketAddr,
     ) -> Box<Self> {
         proxy.metrics.in_flight.inc();
@@ -72,7 +71,6 @@ impl Access {
         };
         let log = proxy.log.clone();
         let span = proxy.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers())).map(Box::new);
-        let sent = log.as_ref().and_then(|_| Context::of(request.headers()));
         let recorded = span.as_ref().is_some_and(|span| span.is_recorded());
         let wanted = log.is_some() || recorded;
         Box::new(Self {
@@ -88,10 +86,9 @@ impl Access {
             status: None,
             reason: None,
             whole: false,
-            trace: span.as_ref().map(|span| span.context).or(sent),
             log,
             span,
-            details: wanted.then(|| Box::new(Details::of(request, destination))),
+            details: wanted.then(|| Details::of(request, destination)),
             room: proxy.room(direction),
         })
     }
@@ -105,8 +102,12 @@ impl Access {
     }
 
     /// The request's body, counted as it passes if anybody will read the count.
-    pub fn passing(&self, body: Incoming) -> Body {
-        Body::passing(body).counted(self.details.as_ref().map(|details| &details.request_bytes))
+    pub fn passing(&mut self, body: Incoming) -> Body {
+        let body = Body::passing(body);
+        match &mut self.details {
+            Some(details) => details.count(body),
+            None => body,
+        }
     }
 
     /// Makes this request the parent of what it leads to, if it has a span. Otherwise the headers stay as they are.
@@ -192,10 +193,11 @@ impl Access {
 
     /// Tells the log and the collector.
     fn tell(&mut self, took: Duration) {
-        let Some(details) = self.details.take() else { return };
+        let Some(details) = &self.details else { return };
         if let Some(log) = &self.log {
-            let (labels, http_status, trace) = (&self.labels, self.status, self.trace);
-            RequestLine { labels, details: &details, http_status, trace, took }.write(log);
+            let (labels, http_status) = (&self.labels, self.status);
+            let here = self.span.as_ref().map(|span| span.context);
+            RequestLine { labels, details, http_status, here, took }.write(log);
         }
         if let Some(span) = self.span.take().filter(|span| span.is_recorded()) {
             let mut attributes = Vec::with_capacity(20);

@@ -13,7 +13,7 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::{HttpVersion, mesh_headers};
+use super::{HttpVersion, hosts, mesh_headers};
 use crate::{body::Body, failure::Failure};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -58,7 +58,7 @@ fn objection(request: &Request<impl Sized>) -> Option<&'static str> {
         Some("Transfer-Encoding other than chunked")
     } else if lengths.iter().any(|length| Some(*length) != headers.get(CONTENT_LENGTH)) {
         Some("conflicting Content-Length")
-    } else if host.is_some_and(|host| !host.is_empty() && Authority::try_from(host.as_bytes()).is_err()) {
+    } else if host.is_some_and(|host| !host.is_empty() && !hosts::is_authority(host.as_bytes())) {
         Some("Host is no authority")
     } else {
         None
@@ -79,16 +79,13 @@ pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr, version: HttpVers
 
 /// HTTP/2. A request without a host gets the address that it goes to.
 pub fn for_h2(request: &mut Request<Body>, addr: SocketAddr) {
-    let authority = Authority::try_from(host(request)).or_else(|_| Authority::try_from(addr.to_string()));
-    let path = request.uri().path_and_query().cloned();
-    let mut uri =
-        Uri::builder().scheme(Scheme::HTTP).path_and_query(path.unwrap_or(PathAndQuery::from_static("/")));
-    if let Ok(authority) = authority {
-        uri = uri.authority(authority);
-    }
-    if let Ok(uri) = uri.build() {
-        *request.uri_mut() = uri;
-    }
+    let authority = hosts::authority(host(request)).or_else(|| Authority::try_from(addr.to_string()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = authority;
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    // It cannot fail: an address is an authority.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     request.headers_mut().remove(HOST);
     mesh_headers::forget_server_version(request.headers_mut());
     *request.version_mut() = Version::HTTP_2;
@@ -100,12 +97,12 @@ pub fn for_h1(request: &mut Request<Body>) {
         *request.version_mut() = Version::HTTP_11;
         return;
     }
-    if let Some(authority) = request.uri().authority().cloned() {
-        if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
+    if let Some(authority) = request.uri().authority() {
+        if let Some(host) = hosts::header(authority) {
             request.headers_mut().insert(HOST, host);
         }
-        let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        *request.uri_mut() = Uri::from(path);
+        let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
+        *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
     }
     mesh_headers::forget_server_version(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
@@ -117,16 +114,35 @@ pub fn for_h1(request: &mut Request<Body>) {
 /// Done before anything else happens to the request: what a route or the mesh adds later stays.
 pub fn receive(request: &mut Request<Body>) -> Option<HeaderValue> {
     let upgrade = upgrade_asked(request.headers()).filter(|_| request.body().is_end_stream());
-    strip_hop_by_hop(request.headers_mut());
-    mesh_headers::strip(request.headers_mut());
+    strip(request.headers_mut());
     upgrade
 }
 
 /// Takes off a response what belongs to the connection that it came on, and what only the mesh may say.
 pub fn clean_response<B>(response: &mut Response<B>) {
-    strip_hop_by_hop(response.headers_mut());
-    mesh_headers::strip(response.headers_mut());
+    strip(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
+}
+
+/// Most heads have nothing to be removed, which one look tells.
+fn strip(headers: &mut HeaderMap) {
+    if headers.keys().any(is_hop_by_hop) {
+        strip_hop_by_hop(headers);
+    }
+    mesh_headers::strip(headers);
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    const NAMES: [&str; 7] = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "te",
+    ];
+    NAMES.contains(&name.as_str())
 }
 
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), and what `Connection` names.
@@ -155,9 +171,9 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// The protocol that a request asks to switch to, if it does (RFC 9110 section 7.8): one that [`is_switched_to`]. Of
 /// several, or of another, the request is served as if it had not asked.
 fn upgrade_asked(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let mut protocols = headers.get_all(UPGRADE).iter();
     let protocol = protocols.next().filter(|protocol| is_switched_to(protocol.as_bytes()))?;
+    let asks = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     (asks && protocols.next().is_none()).then(|| protocol.clone())
 }
 

@@ -1,9 +1,11 @@
 //! HTTP as both directions of the proxy share it.
 
 pub mod form;
+mod hosts;
 pub mod mesh_headers;
 pub mod respond;
 pub mod serve;
+mod serve_h1;
 pub mod streams;
 pub mod upgrade;
 

@@ -10,7 +10,7 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
-    server::conn::{http1, http2},
+    server::conn::http2,
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,16 +23,17 @@ use tracing::{debug, warn};
 use super::{
     HttpVersion,
     respond::Answer,
-    streams::{Stream, Streams},
+    serve_h1,
+    streams::{self, Streams},
 };
 use crate::{
     body::Body,
     drain::{Draining, Stage},
-    net::batch::Batch,
+    net::{batch::Batch, peek::Peeked, stream::Stream},
 };
 
 /// A request's head, decoded, at most.
-const HEAD_MAX: usize = 64 * 1024;
+pub(super) const HEAD_MAX: usize = 64 * 1024;
 const HEAD_MAX_H2: u32 = 64 * 1024;
 /// What one stream may have buffered towards a slow reader.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -49,7 +50,7 @@ const LATE: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// How long an HTTP/1 connection may wait for a request's whole head, idle time included; none for the own
     /// application (a timer for each request costs more than it defends there).
-    head: Option<Duration>,
+    pub(super) head: Option<Duration>,
     /// HTTP/2 streams at once.
     streams: u32,
     /// What one HTTP/2 stream may have in flight.
@@ -60,7 +61,7 @@ pub struct Limits {
     /// Whether protocols may be switched by extended CONNECT (RFC 8441), which only proxies do.
     switches: bool,
     /// From when on callers are asked to go elsewhere: the own application has nowhere to go while it works.
-    leaves: Stage,
+    pub(super) leaves: Stage,
 }
 
 impl Limits {
@@ -99,63 +100,25 @@ impl Limits {
 }
 
 /// Serves a connection's requests until it ends, drains, or (HTTP/2 only) `until` is over.
-pub async fn serve<I, F, Fut>(
-    io: I,
+pub async fn serve<S, F, Fut>(
+    io: Peeked<S>,
     version: HttpVersion,
     limits: Limits,
     until: Option<Duration>,
     draining: Draining,
     handle: F,
 ) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Stream + 'static,
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let ended = match version {
-        HttpVersion::Http1 => http1(io, limits, draining, handle).await,
+        HttpVersion::Http1 => serve_h1::serve(io, limits, draining, handle).await,
         HttpVersion::Http2 => http2(io, limits, until, draining, handle).await,
     };
     if let Err(error) = ended {
         debug!(%error, "an HTTP connection ended early");
     }
-}
-
-/// A kept connection that is closed while its client sends the next request fails that request, so callers are told with a
-/// response; idle connections are closed only when the application has ended.
-async fn http1<I, F, Fut>(io: I, limits: Limits, mut draining: Draining, handle: F) -> hyper::Result<()>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(Request<Incoming>) -> Fut + Send,
-    Fut: Future<Output = Answer> + Send,
-{
-    let leaving = &draining.clone();
-    let service = service_fn(|request| {
-        // Boxed: hyper keeps room for what this returns as long as the connection lasts, idle or not.
-        let answer = Box::pin(handle(request));
-        async move {
-            answer.await.map(|answer| {
-                let stays = leaving.stage() < limits.leaves && !sends_elsewhere(&answer);
-                if stays { answer } else { last(answer) }
-            })
-        }
-    });
-    // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
-    // `pipeline_flush` stays off: with it a slow reader's whole response would be buffered.
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .max_buf_size(HEAD_MAX)
-        .keep_alive(draining.stage() < Stage::Ending)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    tokio::select! {
-        // The connection first: a request that has arrived is answered, whatever else is true.
-        biased;
-        ended = connection.as_mut() => return ended,
-        () = draining.reaches(Stage::Ending) => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
 }
 
 /// Marks an answer that says: not here. Its caller's next connection may go to another pod, so that this one should end.
@@ -167,12 +130,12 @@ pub fn send_elsewhere(answer: &mut Response<Body>) {
     answer.extensions_mut().insert(Elsewhere);
 }
 
-fn sends_elsewhere(answer: &Response<Body>) -> bool {
+pub(super) fn sends_elsewhere(answer: &Response<Body>) -> bool {
     answer.extensions().get::<Elsewhere>().is_some()
 }
 
 /// An answer after which the connection ends (RFC 9112 section 9.6). One that switches protocols ends it anyhow.
-fn last(mut answer: Response<Body>) -> Response<Body> {
+pub(super) fn last(mut answer: Response<Body>) -> Response<Body> {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -259,7 +222,7 @@ async fn left(mut draining: Draining, from: Stage) {
 }
 
 /// hyper leaves it to us that an answer to HEAD has no body (RFC 9110 section 9.3.2).
-fn of_stream(body: Body, stream: Stream, head: bool) -> Body {
+fn of_stream(body: Body, stream: streams::Stream, head: bool) -> Body {
     let body = body.of_stream(stream);
     if head { body.withheld() } else { body }
 }
@@ -272,17 +235,21 @@ mod tests {
 
     /// Asks once; the client's connection ends because of the answer, and nothing else.
     async fn check_sent_elsewhere(version: HttpVersion) {
-        let (client, server) = tokio::io::duplex(64 * 1024);
+        let (client, server) = crate::net::relay::pair().await;
         let handle = async |_: Request<Incoming>| {
             let mut answer = Response::new(Body::empty());
             send_elsewhere(&mut answer);
             Ok(answer)
         };
         let (_drain, draining) = crate::drain::channel();
-        let serving =
-            tokio::spawn(serve(server, version, Limits::UNMESHED, None, draining, move |request| {
-                Box::pin(handle(request))
-            }));
+        let serving = tokio::spawn(serve(
+            Peeked::new(server),
+            version,
+            Limits::UNMESHED,
+            None,
+            draining,
+            move |request| Box::pin(handle(request)),
+        ));
         let request = Request::get("http://web/").body(Body::empty()).expect("a request");
         match version {
             HttpVersion::Http1 => {

@@ -64,11 +64,16 @@ impl Streams {
 
     /// Returns when no stream has run for long.
     pub async fn idle(self: &Arc<Self>) {
+        self.idle_for(IDLE).await;
+    }
+
+    /// Returns when no stream runs, and none has begun for so long.
+    pub async fn idle_for(self: &Arc<Self>, limit: Duration) {
         loop {
             // Whoever runs holds us, and so does our connection.
             let since =
                 if Arc::strong_count(self) > 1 { Duration::ZERO } else { self.state().used.elapsed() };
-            match IDLE.checked_sub(since) {
+            match limit.checked_sub(since) {
                 None | Some(Duration::ZERO) => return,
                 Some(left) => sleep(left).await,
             }

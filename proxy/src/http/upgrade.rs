@@ -12,11 +12,13 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::serve_h1::Noted;
 use crate::{
     body::Body,
-    net::{peek::Peeked, relay::copy, socket::reset_on_close, stream::Stream},
+    net::{relay::copy, socket::reset_on_close, stream::Stream},
     tunnel::{Lent, Peer},
     upstream::Upstream,
 };
@@ -124,9 +126,9 @@ fn joined(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
 
 /// Ends a connection in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
 fn cut(side: Upgraded) {
-    let _ = cut_if::<Peeked>(side)
-        .or_else(cut_if::<Peeked<Peer>>)
-        .or_else(cut_if::<Peeked<Lent<Peer>>>)
+    let _ = cut_if::<Noted<TcpStream>>(side)
+        .or_else(cut_if::<Noted<Peer>>)
+        .or_else(cut_if::<Noted<Lent<Peer>>>)
         .or_else(cut_if::<Upstream>);
 }
 

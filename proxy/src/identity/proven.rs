@@ -89,7 +89,7 @@ pub(super) fn usable(left: Duration, life: Duration) -> Duration {
 
 /// A leaf's times. webpki tells them only by what it refuses: before all else it finds the beginning of time too early,
 /// and its end too late.
-fn validity(leaf: &EndEntityCert<'_>) -> Option<(UnixTime, UnixTime)> {
+pub(super) fn validity(leaf: &EndEntityCert<'_>) -> Option<(UnixTime, UnixTime)> {
     let refusal = |seconds| {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         leaf.verify_for_usage(&[], &[], &[], now, KeyUsage::client_auth(), None, None).err()

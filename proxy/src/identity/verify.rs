@@ -3,7 +3,11 @@
 //! The chain must end in the mesh's bundle, the leaf must not be a CA and must be meant for its side of TLS, and
 //! its one URI name must be a canonical SPIFFE ID of the trust domain. A client also knows which ID to expect.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use mesh::identity::{Identity, TrustDomain};
 use rustls::{
@@ -27,6 +31,31 @@ pub(super) struct Verifier {
     roots: Arc<RootCertStore>,
     trust_domain: TrustDomain,
     expected: Option<Identity>,
+    known: Known,
+}
+
+/// Leaves that this verifier has found good, by their bytes: a peer's next handshake costs one signature check less. (That
+/// the peer holds the leaf's key is proven each time.) Other roots, or another expectation, are another verifier.
+#[derive(Default)]
+struct Known(Mutex<HashMap<CertificateDer<'static>, (UnixTime, UnixTime)>>);
+
+/// The most leaves that are known at a time, about a kilobyte each; past it they are learned anew.
+const KNOWN_MAX: usize = 1024;
+
+impl Known {
+    fn holds(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(leaf).is_some_and(|(not_before, not_after)| (not_before..=not_after).contains(&&now))
+    }
+
+    fn note(&self, der: &CertificateDer<'_>, leaf: &EndEntityCert<'_>) {
+        let Some(times) = super::proven::validity(leaf) else { return };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(der.clone().into_owned(), times);
+    }
 }
 
 /// Why a certificate that chains to the bundle is still refused.
@@ -64,12 +93,12 @@ pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<Identity, Error
 impl Verifier {
     /// Accepts every identity of the trust domain.
     pub(super) fn any(roots: Arc<RootCertStore>, trust_domain: TrustDomain) -> Self {
-        Self { roots, trust_domain, expected: None }
+        Self { roots, trust_domain, expected: None, known: Known::default() }
     }
 
     /// Accepts one identity.
     pub(super) fn exactly(roots: Arc<RootCertStore>, trust_domain: TrustDomain, expected: Identity) -> Self {
-        Self { roots, trust_domain, expected: Some(expected) }
+        Self { roots, trust_domain, expected: Some(expected), known: Known::default() }
     }
 
     fn check(
@@ -79,6 +108,12 @@ impl Verifier {
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), Error> {
+        // With intermediates there are more times to look at than the leaf's.
+        let alone = intermediates.is_empty();
+        if alone && self.known.holds(leaf, now) {
+            return Ok(());
+        }
+        let der = leaf;
         let leaf = EndEntityCert::try_from(leaf).map_err(chain_error)?;
         let algorithms = super::provider().signature_verification_algorithms;
         leaf.verify_for_usage(algorithms.all, &self.roots.roots, intermediates, now, usage, None, None)
@@ -86,7 +121,11 @@ impl Verifier {
         self.check_identity(identity_of(&leaf)).map_err(|why| {
             warn!(%why, "refused a peer's certificate");
             refused(why)
-        })
+        })?;
+        if alone {
+            self.known.note(der, &leaf);
+        }
+        Ok(())
     }
 
     fn check_identity(&self, found: Result<Identity, Refused>) -> Result<(), Refused> {

@@ -18,7 +18,7 @@ use crate::{
         upgrade,
     },
     metrics::Direction,
-    net::stream::Stream,
+    net::{peek::Peeked, stream::Stream},
     proxy::Proxy,
     upstream::{Endpoint, SendError},
 };
@@ -26,7 +26,7 @@ use crate::{
 /// Serves the requests of one connection; over HTTP/2 until `until` is over.
 pub async fn serve(
     mut context: Context,
-    stream: impl Stream + 'static,
+    stream: Peeked<impl Stream + 'static>,
     version: HttpVersion,
     limits: Limits,
     until: Option<Duration>,
@@ -100,7 +100,7 @@ impl Context {
         let manner = Manner::of(&request);
         let mut access = Access::begin(Direction::Inbound, &self.proxy, &request, self.server);
         access.caller(self.peer.as_ref(), self.caller);
-        let outcome = self.try_answer(request, &access).await;
+        let outcome = self.try_answer(request, &mut access).await;
         if outcome.is_ok() {
             access.served_on(self.server.port());
         }
@@ -120,7 +120,7 @@ impl Context {
     async fn try_answer(
         &self,
         request: Request<Incoming>,
-        access: &Access,
+        access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
         form::check(&request)?;
@@ -193,3 +193,6 @@ impl Context {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,7 +212,7 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
         Inside::H2 => {
             let context = http::Context::peer(proxy, peer, server);
             let until = Some(tls.usable());
-            Box::pin(http::serve(context, tls, HttpVersion::Http2, Limits::PEER, until)).await;
+            Box::pin(http::serve(context, Peeked::new(tls), HttpVersion::Http2, Limits::PEER, until)).await;
         }
         Inside::Tcp => tunnel(proxy, Peeked::new(tls), peer, caller, server).await,
         Inside::Tunnels => Box::pin(tunnels::serve(proxy, tls, peer, caller, server)).await,

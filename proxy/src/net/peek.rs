@@ -60,6 +60,13 @@ impl<S: Stream> Peeked<S> {
         (ahead, self.stream)
     }
 
+    /// Gives back what was read and not used: it is read again.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let rest = self.ahead.get(self.taken..).unwrap_or_default();
+        self.ahead = [bytes, rest].concat();
+        self.taken = 0;
+    }
+
     /// Reads until the bytes tell the protocol. `None`: the client ended before it said enough.
     ///
     /// Safe to cancel: what was read stays.
@@ -110,6 +117,10 @@ impl<S: Stream> Peeked<S> {
 impl<S: Stream> Stream for Peeked<S> {
     fn socket(&self) -> &TcpStream {
         self.stream.socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        self.stream.is_plain()
     }
 
     fn certificates_end(&self) -> Option<SystemTime> {

@@ -13,6 +13,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// The TCP socket below.
     fn socket(&self) -> &TcpStream;
 
+    /// Whether its bytes are the socket's: whether there is something to read can then be known without reading.
+    fn is_plain(&self) -> bool {
+        false
+    }
+
     /// When the first of the certificates ends that the connection was made with; none if it was made with none.
     fn certificates_end(&self) -> Option<SystemTime> {
         None
@@ -22,6 +27,10 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
 impl Stream for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
+    }
+
+    fn is_plain(&self) -> bool {
+        true
     }
 }
 

@@ -14,7 +14,7 @@ use hyper::{
 use mesh::{
     balance::By,
     http::{Decision, decide, suspicious_path},
-    route::{AppProtocol, Filters, Governing, RequestHead, UrlRewrite},
+    route::{AppProtocol, Filters, Governing, HeaderModifier, RequestHead, UrlRewrite},
 };
 
 use super::{Target, protocol, tcp::TRIES};
@@ -66,7 +66,7 @@ struct Plan {
     /// What the Service says that its servers speak.
     declared: Option<AppProtocol>,
     /// Kept for the filters that still apply to the response: the rule's, then the backendRef's.
-    response_headers: Vec<mesh::route::HeaderModifier>,
+    response_headers: [Option<Arc<HeaderModifier>>; 2],
 }
 
 enum Hop {
@@ -112,7 +112,10 @@ impl Context {
                     // Boxed: the few that switch must not size every request's future.
                     Some(protocol) => Box::pin(self.switch(request, &protocol, &plan, access)).await?,
                 };
-                plan.response_headers.iter().for_each(|modifier| modifier.apply(response.headers_mut()));
+                plan.response_headers
+                    .iter()
+                    .flatten()
+                    .for_each(|modifier| modifier.apply(response.headers_mut()));
                 Ok(response)
             }
         }
@@ -290,8 +293,9 @@ fn carry_out(
             let mut plan = Plan::backend(table, index, access)?;
             for filters in [&rule.filters, backend_filters] {
                 apply(filters, request, matched_prefix)?;
-                plan.response_headers.extend(filters.response_headers.clone());
             }
+            plan.response_headers =
+                [&rule.filters, backend_filters].map(|filters| filters.response_headers.clone());
             Ok(Next::Forward(plan))
         }
     }
@@ -329,14 +333,14 @@ fn rewrite_url(
 
 impl Plan {
     fn endpoint(endpoint: &Arc<Endpoint>) -> Self {
-        Self { to: Hop::Endpoint(Arc::clone(endpoint)), declared: None, response_headers: Vec::new() }
+        Self { to: Hop::Endpoint(Arc::clone(endpoint)), declared: None, response_headers: [None, None] }
     }
 
     fn backend(table: &Table, index: usize, access: &mut Access) -> Result<Self, Failure> {
         let backend = table.backends.get(index).ok_or(mesh::route::Failure::NoValidBackend)?;
         access.backend(&backend.key);
         let declared = table.declared.get(index).copied().flatten();
-        Ok(Self { to: Hop::Backend(Arc::clone(backend)), declared, response_headers: Vec::new() })
+        Ok(Self { to: Hop::Backend(Arc::clone(backend)), declared, response_headers: [None, None] })
     }
 
     /// What the server is spoken to in: what its client speaks, but HTTP/2 where its Service says so.
@@ -344,3 +348,6 @@ impl Plan {
         if self.declared == Some(AppProtocol::Http2) { HttpVersion::Http2 } else { client }
     }
 }
+
+#[cfg(test)]
+mod tests;

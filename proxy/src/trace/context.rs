@@ -56,9 +56,18 @@ impl Context {
     /// Where a request's sender stands. A `traceparent` that is not as it must be, or not the only one, is none
     /// (section 4.2).
     pub fn of(headers: &HeaderMap) -> Option<Self> {
+        Self::read(Self::sent(headers)?)
+    }
+
+    /// The `traceparent` of a request, if it has only one: to be read later, for most are never needed.
+    pub fn sent(headers: &HeaderMap) -> Option<&HeaderValue> {
         let mut lines = headers.get_all(TRACEPARENT).iter();
-        let only = lines.next().filter(|_| lines.next().is_none())?;
-        Self::parse(only.as_bytes())
+        lines.next().filter(|_| lines.next().is_none())
+    }
+
+    /// What a `traceparent` says.
+    pub fn read(traceparent: &HeaderValue) -> Option<Self> {
+        Self::parse(traceparent.as_bytes())
     }
 
     /// Names this span as the parent of what comes next. State that belonged to another trace goes.
