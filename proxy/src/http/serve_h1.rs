@@ -15,7 +15,7 @@ use std::{
 
 use hyper::{
     Request,
-    body::{Body as _, Incoming},
+    body::{Body as _, Bytes, Incoming},
     server::conn::http1,
     service::service_fn,
 };
@@ -49,6 +49,14 @@ struct State {
     bodiless: AtomicBool,
 }
 
+/// How hyper's part has ended.
+enum Served<S> {
+    /// With the connection.
+    Whole(hyper::Result<()>),
+    /// The client has nothing to say; so much was read and not used.
+    Idle(Peeked<S>, Bytes),
+}
+
 /// Serves a connection's requests until it ends or drains.
 ///
 /// A kept connection that is closed while its client sends the next request fails that request, so callers are told with a
@@ -64,58 +72,81 @@ where
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let (streams, state) = (&Streams::new(), &Arc::new(State::default()));
-    let mut parks = io.is_plain();
+    let mut pauses = io.is_plain();
     loop {
-        let leaving = &draining.clone();
-        let service = service_fn(|request: Request<Incoming>| {
-            state.bodiless.store(request.body().is_end_stream(), Relaxed);
-            let mut stream = streams.begin();
-            // Boxed: hyper keeps room for what this returns as long as the connection lasts, idle or not.
-            let answer = Box::pin(handle(request));
-            async move {
-                let answer = answer.await;
-                stream.answered();
-                answer.map(|answer| {
-                    let stays = leaving.stage() < limits.leaves && !sends_elsewhere(&answer);
-                    let answer = if stays { answer } else { last(answer) };
-                    answer.map(|body| body.of_stream(stream))
-                })
+        // Boxed: its memory goes back, too.
+        let rest = match Box::pin(serve_until_idle(io, limits, &draining, &handle, pauses)).await {
+            Served::Whole(ended) => return ended,
+            Served::Idle(client, rest) => {
+                io = client;
+                rest
             }
-        });
-        // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
-        // `pipeline_flush` stays off: with it a slow reader's whole response would be buffered.
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head)
-            .max_buf_size(HEAD_MAX)
-            .keep_alive(draining.stage() < Stage::Ending)
-            .serve_connection(TokioIo::new(Noted { io, state: Arc::clone(state) }), service)
-            .with_upgrades();
-        tokio::select! {
-            // The connection first: a request that has arrived is answered, whatever else is true.
-            biased;
-            ended = &mut connection => return ended,
-            () = draining.reaches(Stage::Ending) => {
-                Pin::new(&mut connection).graceful_shutdown();
-                return connection.await;
-            }
-            () = idle(streams, state), if parks => {}
-        }
-        let Some(parts) = connection.into_parts() else { return Ok(()) };
-        let rest;
-        (io, rest) = (parts.io.into_inner().io, parts.read_buf);
+        };
         // A head that has begun must end within hyper's limit: no more pauses before that.
-        parks = rest.is_empty();
-        if !parks {
+        pauses = rest.is_empty();
+        if !pauses {
             io.unread(&rest);
         }
         // It is 8 KiB for as long as anything refers to it, even to nothing of it.
         drop(rest);
         memory::give_back_soon();
-        if parks && !pause(io.socket(), limits, &mut draining).await {
+        if pauses && !pause(io.socket(), limits, &mut draining).await {
             return Ok(());
         }
+    }
+}
+
+async fn serve_until_idle<S, F, Fut>(
+    io: Peeked<S>,
+    limits: Limits,
+    draining: &Draining,
+    handle: &F,
+    pauses: bool,
+) -> Served<S>
+where
+    S: Stream + 'static,
+    F: Fn(Request<Incoming>) -> Fut + Send,
+    Fut: Future<Output = Answer> + Send + 'static,
+{
+    let (streams, state) = (&Streams::new(), &Arc::new(State::default()));
+    let service = service_fn(|request: Request<Incoming>| {
+        state.bodiless.store(request.body().is_end_stream(), Relaxed);
+        let mut stream = streams.begin();
+        // Boxed: hyper keeps room for what this returns as long as the connection lasts, idle or not.
+        let answer = Box::pin(handle(request));
+        async move {
+            let answer = answer.await;
+            stream.answered();
+            answer.map(|answer| {
+                let stays = draining.stage() < limits.leaves && !sends_elsewhere(&answer);
+                let answer = if stays { answer } else { last(answer) };
+                answer.map(|body| body.of_stream(stream))
+            })
+        }
+    });
+    // hyper's own bound of 100 headers stays: its default array is on the stack, a set one is not. Its
+    // `pipeline_flush` stays off: with it a slow reader's whole response would be buffered.
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(HEAD_MAX)
+        .keep_alive(draining.stage() < Stage::Ending)
+        .serve_connection(TokioIo::new(Noted { io, state: Arc::clone(state) }), service)
+        .with_upgrades();
+    let mut ending = draining.clone();
+    tokio::select! {
+        // The connection first: a request that has arrived is answered, whatever else is true.
+        biased;
+        ended = &mut connection => return Served::Whole(ended),
+        () = ending.reaches(Stage::Ending) => {
+            Pin::new(&mut connection).graceful_shutdown();
+            return Served::Whole(connection.await);
+        }
+        () = idle(streams, state), if pauses => {}
+    }
+    match connection.into_parts() {
+        Some(parts) => Served::Idle(parts.io.into_inner().io, parts.read_buf),
+        None => Served::Whole(Ok(())),
     }
 }
 

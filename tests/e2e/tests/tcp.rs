@@ -17,6 +17,7 @@ e2e::prove!(
     up,
     [
         a_tcp_service_without_routes_carries_bytes,
+        connections_that_follow_each_other_share_one_of_the_mesh,
         a_tcp_route_splits_connections_90_to_10,
         a_server_that_speaks_first_is_relayed_at_once,
         a_split_among_servers_that_speak_first_needs_no_configuration,
@@ -111,6 +112,18 @@ fn a_tcp_service_without_routes_carries_bytes(world: &World) -> Result<()> {
     let steps = ["send hello\\n", "line", "expect hello", "send bye", "expect bye", "shut", "eof"];
     let load = world.dialogues(CLIENT, "late-v1:9000", 20, &steps)?.all_well(20);
     assert_eq!(load.by("late-v1"), 20);
+    Ok(())
+}
+
+fn connections_that_follow_each_other_share_one_of_the_mesh(world: &World) -> Result<()> {
+    world.dialogues(CLIENT, "late-v1:9000", 20, &["send hello\\n", "expect hello", "shut", "eof"])?.all_well(20);
+    let server = format!("dst {}:9000", world.pod_ip("data/late-v1")?);
+    let count = |state: &str| -> Result<usize> {
+        let found = world.exec(CLIENT, &["sh", "-c", &format!("ss -Htn state {state} {server}")])?.good()?;
+        Ok(found.out.lines().count())
+    };
+    // The last one is kept, and none was closed: each would be remembered for a minute.
+    assert_eq!((count("established")?, count("time-wait")?), (1, 0));
     Ok(())
 }
 
