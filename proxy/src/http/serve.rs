@@ -113,8 +113,9 @@ pub async fn serve<S, F, Fut>(
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let ended = match version {
-        HttpVersion::Http1 => serve_h1::serve(io, limits, draining, handle).await,
-        HttpVersion::Http2 => http2(io, limits, until, draining, handle).await,
+        // Boxed, or each would hold room for the other.
+        HttpVersion::Http1 => Box::pin(serve_h1::serve(io, limits, draining, handle)).await,
+        HttpVersion::Http2 => Box::pin(http2(io, limits, until, draining, handle)).await,
     };
     if let Err(error) = ended {
         debug!(%error, "an HTTP connection ended early");

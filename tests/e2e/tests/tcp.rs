@@ -116,7 +116,9 @@ fn a_tcp_service_without_routes_carries_bytes(world: &World) -> Result<()> {
 }
 
 fn connections_that_follow_each_other_share_one_of_the_mesh(world: &World) -> Result<()> {
-    world.dialogues(CLIENT, "late-v1:9000", 20, &["send hello\\n", "expect hello", "shut", "eof"])?.all_well(20);
+    world
+        .dialogues(CLIENT, "late-v1:9000", 20, &["send hello\\n", "expect hello", "shut", "eof"])?
+        .all_well(20);
     let server = format!("dst {}:9000", world.pod_ip("data/late-v1")?);
     let count = |state: &str| -> Result<usize> {
         let found = world.exec(CLIENT, &["sh", "-c", &format!("ss -Htn state {state} {server}")])?.good()?;
