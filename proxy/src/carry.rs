@@ -38,10 +38,11 @@ pub struct Ended {
     pub broke: bool,
 }
 
-/// Carries a caller's bytes to a callee and back, and counts them while they pass.
+/// Carries a caller's bytes to a callee and back, and counts them while they pass. The trip is boxed, or each future that
+/// hands it on would hold room for it as long as the connection lasts.
 pub async fn carry<S: Stream>(
     proxy: &Proxy,
-    trip: Trip,
+    trip: Box<Trip>,
     caller: Peeked<S>,
     callee: &mut impl Stream,
 ) -> Ended {

@@ -298,7 +298,7 @@ async fn deliver<S: Stream + 'static>(
         proxy.metrics.plaintext(server.port());
     }
     let way = Way { server_port: Some(server.port()), ..Way::with_peer(peer.as_ref()) };
-    let trip = Trip { direction: Direction::Inbound, way, destination: server };
+    let trip = Box::new(Trip { direction: Direction::Inbound, way, destination: server });
     if unclear {
         let watched = Watched::new(stream, || {
             info!(%server, "cut a caller off: it began like no HTTP client, and speaks HTTP");

@@ -66,7 +66,7 @@ pub async fn carry(
 impl Dialled {
     /// Carries a client's bytes. A server that resets the connection before it has said anything is as good as not
     /// there: behind a peer's proxy an application that refuses looks like this.
-    async fn carry(self, proxy: &Proxy, trip: Trip, client: Peeked) {
+    async fn carry(self, proxy: &Proxy, trip: Box<Trip>, client: Peeked) {
         let Self { mut upstream, mut load, endpoint, .. } = self;
         let ended = {
             let mut carrying = pin!(carry::carry(proxy, trip, client, &mut upstream));
@@ -92,7 +92,7 @@ impl Dialled {
 }
 
 /// What a connection's account says of its way.
-fn trip(target: &Target, dialled: Option<&Dialled>, destination: SocketAddr) -> Trip {
+fn trip(target: &Target, dialled: Option<&Dialled>, destination: SocketAddr) -> Box<Trip> {
     let mut way = Way::with_peer(dialled.and_then(|dialled| dialled.endpoint.identity()));
     way.backend = dialled.and_then(|dialled| dialled.backend.clone());
     if let Target::Service(service, port) = target {
@@ -105,14 +105,14 @@ fn trip(target: &Target, dialled: Option<&Dialled>, destination: SocketAddr) -> 
             Governing::Http { .. } | Governing::Refused { .. } | Governing::Default => None,
         });
     }
-    Trip { direction: Direction::Outbound, way, destination }
+    Box::new(Trip { direction: Direction::Outbound, way, destination })
 }
 
 /// Carries a connection that is none of the mesh's business, as the kernel would have.
 pub async fn pass_through(proxy: &Arc<Proxy>, client: TcpStream, destination: SocketAddr) {
     match socket::connect(destination, None).await {
         Ok(mut upstream) => {
-            let trip = Trip { direction: Direction::Outbound, way: Way::default(), destination };
+            let trip = Box::new(Trip { direction: Direction::Outbound, way: Way::default(), destination });
             carry::carry(proxy, trip, Peeked::new(client), &mut upstream).await;
         }
         Err(error) => {
