@@ -8,7 +8,7 @@ mod hello;
 mod resemblance;
 
 pub use hello::{ClientHello, client_hello};
-pub use resemblance::{FirstLine, Resemblance, resembles_http};
+pub use resemblance::{FirstLines, Resemblance, resembles_http};
 
 /// No more bytes than these are needed for anything but TLS: the longest request line that servers commonly take.
 const ENOUGH: usize = 8192;

@@ -6,20 +6,31 @@
 #![allow(unsafe_code)]
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 /// How long after the first connection that has given something up: what a burst leaves is given back at once.
 const SOON: Duration = Duration::from_secs(2);
+/// How long after the last time at least: to look through the whole heap takes a millisecond for each few MiB.
+const APART: Duration = Duration::from_secs(10);
 
 /// Gives free memory back to the kernel a little later, once for all who ask until then.
 pub fn give_back_soon() {
     static ASKED: AtomicBool = AtomicBool::new(false);
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if !ASKED.swap(true, Relaxed) {
-        tokio::spawn(async {
-            tokio::time::sleep(SOON).await;
+        let rest = last().map_or(Duration::ZERO, |last| APART.saturating_sub(last.elapsed()));
+        tokio::spawn(async move {
+            tokio::time::sleep(rest.max(SOON)).await;
             ASKED.store(false, Relaxed);
+            *last() = Some(Instant::now());
             give_back();
         });
     }

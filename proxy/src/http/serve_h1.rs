@@ -72,25 +72,24 @@ where
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let mut pauses = io.is_plain();
+    let plain = io.is_plain();
     loop {
         // Boxed: its memory goes back, too.
-        let rest = match Box::pin(serve_until_idle(io, limits, &draining, &handle, pauses)).await {
+        let rest = match Box::pin(serve_until_idle(io, limits, &draining, &handle, plain)).await {
             Served::Whole(ended) => return ended,
             Served::Idle(client, rest) => {
                 io = client;
                 rest
             }
         };
-        // A head that has begun must end within hyper's limit: no more pauses before that.
-        pauses = rest.is_empty();
-        if !pauses {
+        // A head that has begun must end within hyper's limit, and is no reason to pause.
+        if !rest.is_empty() {
             io.unread(&rest);
         }
         // It is 8 KiB for as long as anything refers to it, even to nothing of it.
         drop(rest);
         memory::give_back_soon();
-        if pauses && !pause(io.socket(), limits, &mut draining).await {
+        if io.ahead().is_empty() && !pause(io.socket(), limits, &mut draining).await {
             return Ok(());
         }
     }

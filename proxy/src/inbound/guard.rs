@@ -12,7 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-use mesh::detect::{Detected, Detection, FirstLine, Resemblance, detect, resembles_http};
+use mesh::detect::{Detected, Detection, FirstLines, Resemblance, detect, resembles_http};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -46,7 +46,7 @@ pub fn verdict(ahead: &[u8]) -> Verdict {
 pub struct Watched<S, F> {
     caller: S,
     /// Until it is clear.
-    first: Option<FirstLine>,
+    first: Option<FirstLines>,
     /// Called when it is cut off.
     cut: F,
 }
@@ -54,7 +54,7 @@ pub struct Watched<S, F> {
 impl<S, F: FnMut()> Watched<S, F> {
     /// Looks from its beginning on.
     pub fn new(caller: S, cut: F) -> Self {
-        Self { caller, first: Some(FirstLine::default()), cut }
+        Self { caller, first: Some(FirstLines::default()), cut }
     }
 
     fn look(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -100,13 +100,6 @@ pub fn tune(socket: &impl AsFd) {
     let _ = socket.set_tcp_keepalive(&probes);
 }
 
-/// How long what is sent may stay without the peer's kernel's word before the connection is given up; none: as long as
-/// the kernel waits.
-pub fn give_up_after(stream: &TcpStream, limit: Option<Duration>) {
-    // It can only fail on a socket that is already dead.
-    let _ = SockRef::from(stream).set_tcp_user_timeout(limit);
-}
-
 /// Makes the coming close a reset, so that the other side never takes a broken stream for a whole one.
 pub fn reset_on_close(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));

@@ -78,8 +78,12 @@ impl Dialled {
                 }
             }
         };
+        let unheard = ended.broke && ended.carried.received == 0;
+        if unheard {
+            endpoint.forget_kept();
+        }
         // After a clean end the kernel does not know the peer any more, either.
-        let refused = ended.broke && ended.carried.received == 0 && upstream.was_reset();
+        let refused = unheard && upstream.was_reset();
         if refused {
             load.refused();
         } else {

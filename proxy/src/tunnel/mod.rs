@@ -53,6 +53,8 @@ pub struct Tunnels<S> {
     head: Head,
     /// No tunnel follows the present one.
     last: bool,
+    /// It is the server's side, to which nobody says LAST.
+    serves: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,7 @@ impl<S: Stream> Tunnels<S> {
             outgoing: Outgoing::Ended,
             head: Head::default(),
             last: false,
+            serves: false,
         }
     }
 
@@ -99,6 +102,7 @@ impl<S: Stream> Tunnels<S> {
     pub async fn accept(&mut self) -> io::Result<bool> {
         match std::future::poll_fn(|cx| self.poll_code(cx)).await? {
             Some(Code::Open) => {
+                self.serves = true;
                 self.begin();
                 Ok(true)
             }
@@ -155,7 +159,8 @@ impl<S: Stream> Tunnels<S> {
             match ready!(self.poll_code(cx))? {
                 Some(Code::Bytes(count)) => self.incoming = Incoming::Open(count),
                 Some(Code::End) => self.incoming = Incoming::Ended,
-                Some(Code::Last) => self.last = true,
+                Some(Code::Last) if !self.serves => self.last = true,
+                Some(Code::Last) => return Poll::Ready(Err(invalid("a client's last word"))),
                 Some(Code::Open) => return Poll::Ready(Err(invalid("a tunnel within a tunnel"))),
                 None => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }

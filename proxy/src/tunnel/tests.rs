@@ -116,6 +116,7 @@ async fn what_is_no_frame_at_its_place_is_refused() {
         &[0, 1, b'x'][..],               // bytes outside of a tunnel
         &[0, 0],                         // an end of nothing
         &[0xFF, 0xFF, 0xFF, 0xFF],       // a tunnel within a tunnel
+        &[0xFF, 0xFF, 0xFF, 0xFE],       // what only servers say
         &[0xFF, 0xFF, 0x7F, 0xFF],       // more than a frame holds
         &[0xFF, 0xFF, 0xFF],             // half a head
         &[0xFF, 0xFF, 0, 5, b'x'],       // half a frame

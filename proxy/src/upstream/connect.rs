@@ -83,6 +83,11 @@ impl Endpoint {
         }
     }
 
+    /// A connection to it has failed before a byte came: those that are kept are not trusted any more.
+    pub fn forget_kept(&self) {
+        self.tunnels.clear();
+    }
+
     /// The generation of our certificate that a connection made now belongs to; 0 where none is used.
     pub(super) fn generation(&self) -> Result<u64, ConnectError> {
         match self.transport {
@@ -177,7 +182,7 @@ impl AsyncRead for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Mesh(tls) => Pin::new(tls).poll_read(cx, buf),
-            Self::Tunnel(kept) => kept.poll_read(cx, buf),
+            Self::Tunnel(kept) => Pin::new(&mut ***kept).poll_read(cx, buf),
         }
     }
 }
@@ -187,7 +192,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Mesh(tls) => Pin::new(tls).poll_write(cx, buf),
-            Self::Tunnel(kept) => kept.poll_write(cx, buf),
+            Self::Tunnel(kept) => Pin::new(&mut ***kept).poll_write(cx, buf),
         }
     }
 

@@ -4,30 +4,19 @@
 //! the end of either side's.
 
 use std::{
-    io,
     ops::{Deref, DerefMut},
-    pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::connect::Peer;
-use crate::{
-    net::{
-        socket::{CONNECT_TIMEOUT, give_up_after},
-        stream::Stream as _,
-    },
-    tunnel::Tunnels,
-};
+use crate::tunnel::Tunnels;
 
-/// A connection that carries nothing for this long is closed.
-const IDLE: Duration = Duration::from_secs(30);
+/// A connection that carries nothing for this long is closed: one whose peer has vanished without a word must not be given
+/// to client after client, who would each wait for as long as the kernel does. What comes seldom can afford a handshake.
+const IDLE: Duration = Duration::from_secs(1);
 /// The most connections that are kept to one peer: what that many clients use at once again and again.
 const IDLE_MAX: usize = 64;
 
@@ -45,46 +34,18 @@ pub struct Kept {
     until: Instant,
     /// When the last tunnel ended; none while the first runs.
     idle: Option<Instant>,
-    /// Since when a peer that may have vanished is waited for.
-    unanswered: Option<Instant>,
 }
 
 impl Kept {
     pub(super) fn new(peer: Peer, generation: u64) -> Box<Self> {
         let until = Instant::now() + peer.usable();
-        Box::new(Self { tunnels: Tunnels::new(peer), generation, until, idle: None, unanswered: None })
+        Box::new(Self { tunnels: Tunnels::new(peer), generation, until, idle: None })
     }
 
-    /// Begins a tunnel. A peer that has vanished since the last one is found out as soon as one that is dialled.
+    /// Begins a tunnel.
     pub(super) fn open(mut self: Box<Self>) -> Box<Self> {
-        if self.idle.is_some() {
-            give_up_after(self.socket(), Some(CONNECT_TIMEOUT));
-            self.unanswered = Some(Instant::now());
-        }
         self.tunnels.open();
         self
-    }
-
-    /// Reads from the tunnel.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.tunnels).poll_read(cx, buf);
-        if self.unanswered.is_some() && read.is_ready() {
-            self.lives();
-        }
-        read
-    }
-
-    /// Writes into the tunnel. What still can be written after so long has been taken, if not answered.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.unanswered.is_some_and(|since| since.elapsed() > 2 * CONNECT_TIMEOUT) {
-            self.lives();
-        }
-        Pin::new(&mut self.tunnels).poll_write(cx, buf)
-    }
-
-    fn lives(&mut self) {
-        give_up_after(self.socket(), None);
-        self.unanswered = None;
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
@@ -125,6 +86,11 @@ impl Pool {
             kept.idle = Some(Instant::now());
             idle.push(kept);
         }
+    }
+
+    /// Closes them all: one of them has failed, so that the others may be as dead.
+    pub(super) fn clear(&self) {
+        self.idle().clear();
     }
 
     /// Closes connections that nobody used for long, or that the peer has ended.
