@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::complete::forget_last_applied;
 
+/// Where a node is, and so its pods.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Takes away what no decision needs and no proxy is told.
 pub fn prune(value: &mut Value) {
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -35,6 +38,10 @@ fn pod(pod: &Value) -> Value {
     let mut metadata = kept(&pod["metadata"], &["name", "namespace", "uid", "deletionTimestamp"]);
     metadata["annotations"] = ours(&pod["metadata"]["annotations"]);
     metadata["labels"] = ours(&pod["metadata"]["labels"]);
+    // Its node's, which Kubernetes writes on pods, too (KEP-4742).
+    if let Some(zone) = pod["metadata"]["labels"].get(ZONE) {
+        metadata["labels"][ZONE] = zone.clone();
+    }
     let mut spec = kept(&pod["spec"], &["serviceAccountName", "nodeName", "hostNetwork"]);
     spec["initContainers"] = json!(init);
     spec["containers"] = json!([]);
@@ -58,7 +65,7 @@ fn container(container: &Value) -> Value {
 /// What is left of a Node, of which a kubelet writes a new version every few minutes.
 fn node(node: &Value) -> Value {
     let mut metadata = kept(&node["metadata"], &["name", "uid"]);
-    metadata["labels"] = kept(&node["metadata"]["labels"], &["topology.kubernetes.io/zone"]);
+    metadata["labels"] = kept(&node["metadata"]["labels"], &[ZONE]);
     let status = kept(&node["status"], &["addresses"]);
     json!({"metadata": metadata, "spec": kept(&node["spec"], &["podCIDRs"]), "status": status})
 }
@@ -78,6 +85,14 @@ fn ours(map: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pods_own_zone_is_left() {
+        let labels = json!({ZONE: "east", "app": "web", "heddle.dev/inject": "enabled"});
+        let mut value = json!({"metadata": {"name": "a", "labels": labels}, "spec": {"containers": []}});
+        prune(&mut value);
+        assert_eq!(value["metadata"]["labels"], json!({ZONE: "east", "heddle.dev/inject": "enabled"}));
+    }
 
     #[test]
     fn of_a_pods_containers_the_proxy_alone_is_left() {
