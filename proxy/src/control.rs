@@ -160,12 +160,6 @@ impl ControlPlane {
         }
     }
 
-    /// Gives the connection up until there is something to ask again: it costs both sides tens of KiB, and a PING every few
-    /// seconds.
-    pub async fn hang_up(&self) {
-        self.link.lock().await.open = None;
-    }
-
     /// Sends one request with this pod's token, read anew, over the one connection.
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ControlError> {
         let token = read(&self.token_file).await?;

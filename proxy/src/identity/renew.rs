@@ -66,8 +66,6 @@ impl Renewal {
         let mut generation = 1;
         loop {
             let obtained = timeout(SIGNING, self.obtain(generation)).await;
-            // The next time is hours from now.
-            self.control.hang_up().await;
             match obtained.unwrap_or(Err(RenewError::Timeout)) {
                 Ok(credentials) => {
                     let (identity, life) = (&self.identity, credentials.life);

@@ -44,9 +44,9 @@ pub struct Mesh {
     pub board: Arc<Board>,
 }
 
-/// The connection of a sidecar, which lives as long as it does. Its watches run by themselves.
+/// The connections of a sidecar, which live as long as it does. Its watches run by themselves.
 pub struct Sidecar {
-    _link: Link,
+    _links: [Link; 2],
 }
 
 /// Starts all of them; returns when each holds everything.
@@ -67,8 +67,9 @@ pub async fn start_all(mesh: &Mesh) -> Result<Vec<Sidecar>> {
 async fn start(mesh: &Mesh, number: usize) -> Result<Sidecar> {
     let pod = mesh.cluster.pod_of(number);
     let (token, from) = (mesh.signer.token(pod)?, caller(number));
-    // Over a connection of its own, which is given up until the renewal.
-    mesh.target.connect(from, &token).await?.sign().await?;
+    // A connection of its own, which stays open for renewals.
+    let renewal = mesh.target.connect(from, &token).await?;
+    renewal.sign().await?;
     let link = mesh.target.connect(from, &token).await?;
     let client = link.client();
     for service in mesh.cluster.used_by(number) {
@@ -89,7 +90,7 @@ async fn start(mesh: &Mesh, number: usize) -> Result<Sidecar> {
     }
     let all = synced.acquire_many(u32::try_from(watches)?).await?;
     all.forget();
-    Ok(Sidecar { _link: link })
+    Ok(Sidecar { _links: [renewal, link] })
 }
 
 /// Asks what is at a Service's address, as at the first connection to it.
