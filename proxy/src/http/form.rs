@@ -16,9 +16,14 @@ use hyper::{
 use super::{HttpVersion, hosts, mesh_headers};
 use crate::{body::Body, failure::Failure};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// What always belongs to one connection, besides `Connection` itself and (but for what is in it) `TE`.
+static HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
 
 /// The most headers that a request may have, as HTTP/1 servers commonly bound them.
 const HEADERS_MAX: usize = 100;
@@ -133,16 +138,7 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    const NAMES: [&str; 7] = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-        "te",
-    ];
-    NAMES.contains(&name.as_str())
+    *name == CONNECTION || *name == TE || HOP_BY_HOP.contains(name)
 }
 
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), and what `Connection` names.
@@ -156,7 +152,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         named.iter().filter(|name| !kept(name)).for_each(|name| drop(headers.remove(name)));
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     if headers.contains_key(TE) {

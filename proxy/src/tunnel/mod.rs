@@ -47,8 +47,8 @@ pub struct Tunnels<S> {
     stream: S,
     /// The first byte of a frame's head, whose second has not come yet.
     half: Option<u8>,
-    incoming: Incoming,
-    outgoing: Outgoing,
+    incoming: Way,
+    outgoing: Way,
     /// Heads that are still to be written.
     head: Head,
     /// No tunnel follows the present one.
@@ -57,19 +57,12 @@ pub struct Tunnels<S> {
     serves: bool,
 }
 
+/// One direction of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Incoming {
-    /// So many bytes of a frame are still to come.
+enum Way {
+    /// So many bytes of the present frame are still to pass.
     Open(u16),
-    /// The peer has said END, or nothing has begun.
-    Ended,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outgoing {
-    /// A head has promised so many bytes more.
-    Open(u16),
-    /// We have said END, or nothing has begun.
+    /// END has been said, or nothing has begun.
     Ended,
 }
 
@@ -79,8 +72,8 @@ impl<S: Stream> Tunnels<S> {
         Self {
             stream,
             half: None,
-            incoming: Incoming::Ended,
-            outgoing: Outgoing::Ended,
+            incoming: Way::Ended,
+            outgoing: Way::Ended,
             head: Head::default(),
             last: false,
             serves: false,
@@ -123,7 +116,7 @@ impl<S: Stream> Tunnels<S> {
 
     /// Whether the present tunnel has come to its end on both sides, so that another may begin.
     pub fn is_free(&self) -> bool {
-        let ended = self.incoming == Incoming::Ended && self.outgoing == Outgoing::Ended;
+        let ended = self.incoming == Way::Ended && self.outgoing == Way::Ended;
         ended && self.head.is_empty() && !self.last
     }
 
@@ -149,16 +142,16 @@ impl<S: Stream> Tunnels<S> {
     }
 
     fn begin(&mut self) {
-        self.incoming = Incoming::Open(0);
-        self.outgoing = Outgoing::Open(0);
+        self.incoming = Way::Open(0);
+        self.outgoing = Way::Open(0);
     }
 
     /// How much of the present frame is still to come; none at the peer's END.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u16>>> {
-        while self.incoming == Incoming::Open(0) {
+        while self.incoming == Way::Open(0) {
             match ready!(self.poll_code(cx))? {
-                Some(Code::Bytes(count)) => self.incoming = Incoming::Open(count),
-                Some(Code::End) => self.incoming = Incoming::Ended,
+                Some(Code::Bytes(count)) => self.incoming = Way::Open(count),
+                Some(Code::End) => self.incoming = Way::Ended,
                 Some(Code::Last) if !self.serves => self.last = true,
                 Some(Code::Last) => return Poll::Ready(Err(invalid("a client's last word"))),
                 Some(Code::Open) => return Poll::Ready(Err(invalid("a tunnel within a tunnel"))),
@@ -166,8 +159,8 @@ impl<S: Stream> Tunnels<S> {
             }
         }
         Poll::Ready(Ok(match self.incoming {
-            Incoming::Open(left) => Some(left),
-            Incoming::Ended => None,
+            Way::Open(left) => Some(left),
+            Way::Ended => None,
         }))
     }
 
@@ -222,7 +215,7 @@ impl<S: Stream> AsyncRead for Tunnels<S> {
         if read == 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        self.incoming = Incoming::Open(left.saturating_sub(count(read)));
+        self.incoming = Way::Open(left.saturating_sub(count(read)));
         Poll::Ready(Ok(()))
     }
 }
@@ -235,15 +228,15 @@ impl<S: Stream> AsyncWrite for Tunnels<S> {
         }
         loop {
             let promised = match this.outgoing {
-                Outgoing::Open(0) => {
+                Way::Open(0) => {
                     let promised = count(buf.len().min(head::BYTES_MAX.into()));
                     this.head.push(Code::Bytes(promised));
                     promised
                 }
-                Outgoing::Open(promised) => promised,
-                Outgoing::Ended => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                Way::Open(promised) => promised,
+                Way::Ended => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             };
-            this.outgoing = Outgoing::Open(promised);
+            this.outgoing = Way::Open(promised);
             let payload = &buf[..buf.len().min(promised.into())];
             let written = if this.head.is_empty() {
                 ready!(Pin::new(&mut this.stream).poll_write(cx, payload))?
@@ -256,7 +249,7 @@ impl<S: Stream> AsyncWrite for Tunnels<S> {
             }
             let of_payload = this.head.written(written);
             if of_payload > 0 {
-                this.outgoing = Outgoing::Open(promised.saturating_sub(count(of_payload)));
+                this.outgoing = Way::Open(promised.saturating_sub(count(of_payload)));
                 return Poll::Ready(Ok(of_payload));
             }
         }
@@ -277,12 +270,12 @@ impl<S: Stream> AsyncWrite for Tunnels<S> {
     /// Ends this direction of the tunnel; the connection stays.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.outgoing {
-            Outgoing::Open(0) => {
+            Way::Open(0) => {
                 self.head.push(Code::End);
-                self.outgoing = Outgoing::Ended;
+                self.outgoing = Way::Ended;
             }
-            Outgoing::Open(_) => return Poll::Ready(Err(invalid("an end within a frame"))),
-            Outgoing::Ended => {}
+            Way::Open(_) => return Poll::Ready(Err(invalid("an end within a frame"))),
+            Way::Ended => {}
         }
         self.poll_flush(cx)
     }

@@ -42,8 +42,8 @@ impl Machine {
     }
 }
 
-/// What follows `name:` in a line.
-fn field(text: &str, name: &str) -> Option<String> {
+/// What follows `name:` in a line of one of the kernel's lists.
+pub fn field(text: &str, name: &str) -> Option<String> {
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
     fields.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim().to_owned())
 }

@@ -6,16 +6,13 @@
 mod certificates;
 mod figures;
 mod lab;
-mod machine;
 mod measure;
 mod options;
-mod proc;
 mod program;
 mod report;
 mod rounds;
 mod scenario;
 mod stage;
-mod statistics;
 mod subject;
 mod wire;
 
@@ -23,9 +20,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use bench::machine::Machine;
 use clap::Parser as _;
 
-use machine::Machine;
 use options::{Options, Plan};
 use report::Report;
 use stage::Stage;

@@ -23,6 +23,12 @@ impl Spread {
     }
 }
 
+/// The smallest of the `sorted` values that `percent` of all do not exceed (the nearest rank), if there are any.
+pub fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
 /// How many times the other one; unknown when the other is nothing.
 pub fn ratio(one: f64, other: f64) -> Option<f64> {
     let ratio = one / other;

@@ -10,11 +10,11 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 
 use super::Measured;
-use crate::proc::Memory;
 use crate::program::Holding;
 use crate::scenario::{ECHO, HTTP};
 use crate::stage::Stage;
 use crate::subject::{Side, Subject};
+use bench::proc::Memory;
 
 /// Idle connections.
 const CONNECTIONS: u32 = 1000;

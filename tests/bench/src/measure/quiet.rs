@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::lab::Pods;
-use crate::proc::{Stat, Strangers};
+use bench::proc::{Stat, Strangers};
 
 /// The share of the machine that others may take before a round is measured again: less hardly moves CPU per request,
 /// more pushes queues and caches about.

@@ -11,11 +11,11 @@ use serde::Deserialize;
 
 use super::Measured;
 use super::quiet::Watch;
-use crate::proc::{self, Stat};
 use crate::program::Running;
 use crate::scenario::HTTP;
 use crate::stage::Stage;
 use crate::subject::{Side, Subject};
+use bench::proc::{self, Stat};
 
 /// The lab waits before it starts again what has died, after many deaths 10 s.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -10,11 +10,11 @@ use super::quiet::Watch;
 use super::{Measured, sidecars};
 use crate::certificates::Files;
 use crate::options::Plan;
-use crate::proc::cpu_time;
 use crate::program::Running;
 use crate::scenario::{Load, Scenario};
 use crate::stage::Stage;
 use crate::subject::Subject;
+use bench::proc::cpu_time;
 
 /// What a load may take longer than it was told.
 const SLACK: Duration = Duration::from_secs(30);

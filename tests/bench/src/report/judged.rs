@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::figures::{self, Figure, OPEN_ADDED, OPEN_LATENCY};
 use crate::rounds::Sample;
-use crate::statistics::{Spread, ratio};
 use crate::subject::Subject;
+use bench::statistics::{Spread, ratio};
 
 /// A figure with its values.
 #[derive(Debug, Serialize)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::machine::Machine;
 use crate::options::Plan;
 use crate::rounds::Sample;
 use crate::subject::Subject;
+use bench::machine::Machine;
 
 pub use judged::Judged;
 

@@ -111,8 +111,8 @@ mod tests {
     use super::super::judged::judge;
     use super::super::judged::tests::sample;
     use super::*;
-    use crate::machine::Machine;
     use crate::rounds::Sample;
+    use bench::machine::Machine;
 
     fn report(samples: &[Sample]) -> Report {
         let machine = Machine {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bench::statistics;
 use serde_json::{Value, json};
 
 /// Failures that are named on standard error; of the others only the number is known.
@@ -91,10 +92,9 @@ pub fn print(result: &Value) {
     println!("{result}");
 }
 
-/// The smallest of the `sorted` values that `percent` of all do not exceed (the nearest rank); 0 if there are none.
+/// 0 if there are none.
 fn percentile(sorted: &[u32], percent: usize) -> u32 {
-    let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    statistics::percentile(sorted, percent).unwrap_or_default()
 }
 
 #[cfg(test)]

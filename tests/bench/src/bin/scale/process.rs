@@ -4,9 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::time::TimeValLike as _;
-use nix::time::clock_getcpuclockid;
-use nix::unistd::Pid;
+use bench::machine::field;
+use bench::proc::cpu_time;
 use serde::{Deserialize, Serialize};
 
 /// Resident memory of a process, KiB.
@@ -20,10 +19,7 @@ pub struct Memory {
 
 /// The CPU time of all threads of a process, ended ones too: of the kernel's own clock, to the nanosecond.
 pub fn cpu(pid: u32) -> Result<Duration> {
-    let pid = Pid::from_raw(i32::try_from(pid)?);
-    let clock = clock_getcpuclockid(pid).with_context(|| format!("process {pid} has no CPU clock"))?;
-    let used = clock.now().with_context(|| format!("process {pid} is gone"))?;
-    Ok(Duration::from_nanos(u64::try_from(used.num_nanoseconds()).unwrap_or_default()))
+    cpu_time(i32::try_from(pid)?)
 }
 
 /// The resident memory of a process.
@@ -42,9 +38,8 @@ pub fn machine() -> String {
 }
 
 /// The processor's name; not every architecture tells it.
-fn model(cpus: &str) -> &str {
-    let line = cpus.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(':')).map_or("core", |(_, name)| name.trim())
+fn model(cpus: &str) -> String {
+    field(cpus, "model name").unwrap_or_else(|| "core".to_owned())
 }
 
 fn parse(status: &str) -> Option<Memory> {

@@ -1,5 +1,6 @@
 //! Many values in a few numbers. Pure.
 
+use bench::statistics::percentile;
 use serde::{Deserialize, Serialize};
 
 /// Percentiles (nearest rank) of some values, in their unit.
@@ -23,11 +24,8 @@ impl Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100);
-            values.get(rank.saturating_sub(1)).copied().unwrap_or(max)
-        };
-        Some(Self { count: values.len(), min, p50: at(50), p99: at(99), max })
+        let (p50, p99) = (percentile(&values, 50)?, percentile(&values, 99)?);
+        Some(Self { count: values.len(), min, p50, p99, max })
     }
 }
 
