@@ -43,7 +43,6 @@ fn up() -> Result<Home> {
         pod(PLAIN, "client", "", &client()),
         deployment(HOME, "web", 2, &http_server()),
         web(HOME, "web", "web"),
-        pod(HOME, "caller", "", &caller()),
     ];
     let home = Home::up(&manifests.concat())?;
     ensure!(
@@ -55,6 +54,8 @@ fn up() -> Result<Home> {
         ensure!(home.curl(CLIENT, &[URL])?.status == 200, "no answer");
         Ok(())
     })?;
+    // Only then: a caller without the name would fail before anything was done to it.
+    home.apply(&pod(HOME, "caller", "", &caller()))?;
     Ok(home)
 }
 
