@@ -19,6 +19,7 @@ mod metrics;
 mod net;
 mod outbound;
 mod proxy;
+mod tls;
 mod trace;
 mod tunnel;
 mod upstream;

@@ -20,7 +20,7 @@ use mesh::{
     identity::{Identity, TrustDomain},
 };
 use rustls::{
-    CertificateError, ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, CipherSuite, ClientConfig, RootCertStore, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     server::NoServerSessionStorage,
@@ -190,6 +190,7 @@ impl ClientTemplate {
         config.alpn_protocols = ALPN_MESH.map(<[u8]>::to_vec).to_vec();
         // No tickets, no store: every connection proves both identities anew, and an idle one holds no session.
         config.send_tls13_tickets = 0;
+        config.enable_secret_extraction = true; // for `tls`, which never shows them to anybody
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     }
@@ -205,6 +206,7 @@ impl ClientTemplate {
         config.alpn_protocols = inside.offered();
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
+        config.enable_secret_extraction = true; // as above
         Ok(config)
     }
 }
@@ -212,11 +214,14 @@ impl ClientTemplate {
 /// Where the present generation is found; `None` until the authority first answers.
 pub type CurrentCredentials = watch::Receiver<Option<Arc<Credentials>>>;
 
-/// The cryptography of every TLS connection: X25519 before P-256.
+/// The cryptography of every TLS connection: X25519 before P-256, AES of 128 bits before all other ciphers, because it is
+/// as safe here and takes a quarter less time than that of 256.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> = std::sync::LazyLock::new(|| {
         let kx_groups = vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
-        Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
+        let mut provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        Arc::new(provider)
     });
     Arc::clone(&PROVIDER)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use mesh::identity::Identity;
 use rustls::{
-    CommonState, RootCertStore,
+    RootCertStore,
     pki_types::{CertificateDer, UnixTime},
 };
 use webpki::{EndEntityCert, Error, KeyUsage};
@@ -26,12 +26,8 @@ pub struct Proven {
 }
 
 impl Proven {
-    /// The peer of a finished handshake.
-    pub fn of(session: &CommonState) -> Option<Self> {
-        Self::new(session.peer_certificates()?)
-    }
-
-    pub(super) fn new(chain: &[CertificateDer<'static>]) -> Option<Self> {
+    /// A chain that was verified, the leaf first; none of a leaf that cannot be read.
+    pub fn new(chain: &[CertificateDer<'static>]) -> Option<Self> {
         let (not_before, not_after) = validity(&EndEntityCert::try_from(chain.first()?).ok()?)?;
         Some(Self { chain: chain.into(), not_before, not_after })
     }

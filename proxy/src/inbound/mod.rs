@@ -16,7 +16,6 @@ use mesh::{
     identity::Identity,
 };
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
 use guard::{Verdict, Watched};
@@ -33,6 +32,7 @@ use crate::{
         stream::Stream,
     },
     proxy::Proxy,
+    tls::{self, Agreed, Tls},
 };
 
 /// How long a caller may take to say who it is, once it has begun.
@@ -202,12 +202,13 @@ async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: So
             "this proxy has no certificate yet",
         );
     };
-    let Some(tls) = Box::pin(handshake(proxy, &credentials, stream, caller, server)).await else { return };
-    let Some((chain, peer, inside)) = agreed(&tls) else {
+    let handshake = Box::pin(handshake(proxy, &credentials, stream, caller, server)).await;
+    let Some((tls, agreed)) = handshake else { return };
+    let Some((chain, peer, inside)) = read(&agreed) else {
         return refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
     };
     let tls = Trusted::new(tls, chain, &credentials, proxy.credentials.clone());
-    drop(credentials);
+    drop((credentials, agreed));
     match inside {
         Inside::H2 => {
             let context = http::Context::peer(proxy, peer, server);
@@ -226,10 +227,11 @@ async fn handshake(
     stream: Peeked,
     caller: SocketAddr,
     server: SocketAddr,
-) -> Option<Box<TlsStream<Peeked>>> {
-    let handshake = TlsAcceptor::from(credentials.server_config()).accept(stream);
+) -> Option<(Box<Tls<TcpStream>>, Agreed)> {
+    let (ahead, stream) = stream.into_parts();
+    let handshake = tls::accept(credentials.server_config(), ahead.into(), stream);
     match timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(tls)) => return Some(Box::new(tls)),
+        Ok(Ok((tls, agreed))) => return Some((Box::new(tls), agreed)),
         Ok(Err(error)) => {
             warn!(%caller, %server, %error, "refused a peer: the handshake failed");
             proxy.metrics.refuse(Direction::Inbound, "tls_certificate_error");
@@ -259,11 +261,11 @@ async fn tunnel<S: Stream + 'static>(
     }
 }
 
-fn agreed(tls: &TlsStream<Peeked>) -> Option<(Proven, Identity, Inside)> {
-    let session = tls.get_ref().1;
-    let chain = Proven::of(session)?;
+/// Who the caller is, and what it wants to speak.
+fn read(agreed: &Agreed) -> Option<(Proven, Identity, Inside)> {
+    let chain = Proven::new(&agreed.certificates)?;
     let peer = chain.identity()?;
-    Some((chain, peer, Inside::agreed(session.alpn_protocol())?))
+    Some((chain, peer, Inside::agreed(agreed.alpn.as_deref())?))
 }
 
 /// Hands a connection to the application, whose caller is `peer` or nobody that could be named.

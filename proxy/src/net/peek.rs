@@ -14,7 +14,6 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::server;
 
 use super::stream::Stream;
 
@@ -125,12 +124,6 @@ impl<S: Stream> Stream for Peeked<S> {
 
     fn certificates_end(&self) -> Option<SystemTime> {
         self.stream.certificates_end()
-    }
-}
-
-impl Stream for server::TlsStream<Peeked> {
-    fn socket(&self) -> &TcpStream {
-        self.get_ref().0.socket()
     }
 }
 

@@ -6,7 +6,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tokio_rustls::client;
 
 /// A byte stream over TCP that can be made to end in a reset.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
@@ -41,11 +40,5 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
     fn certificates_end(&self) -> Option<SystemTime> {
         (**self).certificates_end()
-    }
-}
-
-impl Stream for client::TlsStream<TcpStream> {
-    fn socket(&self) -> &TcpStream {
-        self.get_ref().0
     }
 }

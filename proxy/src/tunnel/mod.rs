@@ -28,18 +28,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use tokio_rustls::server;
-
 use self::head::{Code, Head};
-use crate::{
-    identity::Trusted,
-    net::{peek::Peeked, stream::Stream},
-};
+use crate::{identity::Trusted, net::stream::Stream, tls::Tls};
 
 pub use lent::Lent;
 
 /// A caller's proxy, as its handshake left it.
-pub type Peer = Trusted<Box<server::TlsStream<Peeked>>>;
+pub type Peer = Trusted<Box<Tls<TcpStream>>>;
 
 /// A connection that carries tunnels, one after another. What is read and written is the present tunnel's.
 #[derive(Debug)]

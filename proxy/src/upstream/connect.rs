@@ -1,6 +1,7 @@
 //! Dialling an endpoint: TCP, and mesh TLS where it is meshed.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
@@ -11,11 +12,10 @@ use std::{
 use mesh::identity::Identity;
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Endpoint, Transport, tunnel_pool::Kept};
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
         socket::{self, CONNECT_TIMEOUT, reset_on_close},
         stream::Stream,
     },
+    tls::{self, Tls},
 };
 
 /// How long the TLS handshake may take once the endpoint has accepted.
@@ -42,7 +43,7 @@ pub enum Upstream {
 }
 
 /// A connection to a peer's proxy.
-pub type Peer = Trusted<TlsStream<TcpStream>>;
+pub type Peer = Trusted<Tls<TcpStream>>;
 
 impl Endpoint {
     /// A connection to the endpoint; what is `inside` matters to a mesh proxy alone.
@@ -118,16 +119,15 @@ impl Endpoint {
         let config = config.map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
         let stream = self.dial().await?;
         let name = ServerName::IpAddress(self.addr.ip().into());
-        let handshake = TlsConnector::from(config).connect(name, stream);
-        let handshake = timeout(HANDSHAKE_TIMEOUT, handshake).await;
-        let tls = handshake.map_err(|_| ConnectError::Timeout(HANDSHAKE_TIMEOUT.as_secs()))?;
-        let tls = tls.map_err(ConnectError::Tls)?;
+        let handshake = timeout(HANDSHAKE_TIMEOUT, tls::connect(config, name, stream)).await;
+        let handshake = handshake.map_err(|_| ConnectError::Timeout(HANDSHAKE_TIMEOUT.as_secs()))?;
+        let (tls, agreed) = handshake.map_err(ConnectError::Tls)?;
         // A server that agreed on nothing is no mesh proxy, whatever its certificate says.
-        let session = tls.get_ref().1;
-        if let (Some(peer), Some(agreed)) = (Proven::of(session), Inside::agreed(session.alpn_protocol())) {
-            return Ok((Trusted::new(tls, peer, &own, self.credentials.clone()), agreed));
+        let (peer, inside) = (Proven::new(&agreed.certificates), Inside::agreed(agreed.alpn.as_deref()));
+        if let (Some(peer), Some(inside)) = (peer, inside) {
+            return Ok((Trusted::new(tls, peer, &own, self.credentials.clone()), inside));
         }
-        reset_on_close(tls.get_ref().0);
+        reset_on_close(tls.socket());
         Err(ConnectError::Tls(io::Error::other("the peer does not speak mesh TLS")))
     }
 }
@@ -153,7 +153,7 @@ impl Upstream {
         match self {
             // Neither consumes anything; what they say is said again by the relay's own read.
             Self::Plain(stream) => drop(stream.peek(&mut [0; 1]).await),
-            Self::Mesh(tls) => drop(tls.get_mut().fill_buf().await),
+            Self::Mesh(tls) => drop(poll_fn(|cx| tls.get_mut().poll_readable(cx)).await),
             Self::Tunnel(kept) => kept.readable().await,
         }
     }

@@ -12,14 +12,15 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     sync::watch,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::{
     identity::{Credentials, Inside, Trusted},
-    net::{peek::Peeked, relay::pair},
+    net::relay::pair,
+    tls::{self, Tls},
 };
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -94,8 +95,8 @@ fn a_leaf_that_has_ended_is_still_vouched_for_by_its_root_and_by_no_other() {
 
 /// Both ends of a mesh connection, and who changes their bundles.
 struct Mesh {
-    client: Trusted<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>,
-    server: Trusted<tokio_rustls::server::TlsStream<Peeked>>,
+    client: Trusted<Tls<TcpStream>>,
+    server: Trusted<Tls<TcpStream>>,
     bundle: watch::Sender<Option<Arc<Credentials>>>,
 }
 
@@ -106,17 +107,13 @@ async fn mesh(authority: &Authority) -> Mesh {
     let (near, far) = pair().await;
     let config = own.client_config(&own.identity, Inside::Tcp).expect("configuration");
     let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
-    let (client, server) = tokio::join!(
-        TlsConnector::from(config).connect(name, near),
-        TlsAcceptor::from(own.server_config()).accept(Peeked::new(far)),
-    );
-    let (client, server) = (client.expect("client"), server.expect("server"));
-    let peers = (Proven::of(client.get_ref().1), Proven::of(server.get_ref().1));
-    Mesh {
-        client: Trusted::new(client, peers.0.expect("server's chain"), &own, current.clone()),
-        server: Trusted::new(server, peers.1.expect("client's chain"), &own, current),
-        bundle,
-    }
+    let (client, server) =
+        tokio::join!(tls::connect(config, name, near), tls::accept(own.server_config(), Vec::new(), far),);
+    let trusted = |(tls, agreed): (_, tls::Agreed)| {
+        let peer = Proven::new(&agreed.certificates).expect("the peer's chain");
+        Trusted::new(tls, peer, &own, current.clone())
+    };
+    Mesh { client: trusted(client.expect("client")), server: trusted(server.expect("server")), bundle }
 }
 
 impl Mesh {

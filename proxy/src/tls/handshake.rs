@@ -1,0 +1,214 @@
+//! Handshakes: rustls decides what is said, and this carries it.
+
+use std::{io, ops::Deref, sync::Arc};
+
+use rustls::{
+    ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig, SupportedCipherSuite,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    pki_types::ServerName,
+    server::{ServerConnectionData, UnbufferedServerConnection},
+    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    Tls,
+    incoming::Incoming,
+    records::{NextKeys, Records},
+};
+use crate::net::stream::Stream;
+
+/// How much is read at once: a flight of certificates fits.
+const READ: usize = 4096;
+/// The most that is held of a peer's handshake. rustls takes no message longer than 64 KiB.
+const HELD_MAX: usize = 96 * 1024;
+
+/// Dials: says who we are, and asks who `io` is, whose `name` goes for nothing but errors.
+///
+/// # Errors
+/// When the connection breaks, or one side does not accept the other.
+pub async fn connect<S: Stream>(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    io: S,
+) -> io::Result<(Tls<S>, Agreed)> {
+    let session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+    Handshake { session, io, incoming: Vec::new(), plain: Vec::new(), ended: false }.run().await
+}
+
+/// Answers; `ahead` was read before.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn accept<S: Stream>(
+    config: Arc<ServerConfig>,
+    ahead: Vec<u8>,
+    io: S,
+) -> io::Result<(Tls<S>, Agreed)> {
+    let session = UnbufferedServerConnection::new(config).map_err(invalid)?;
+    Handshake { session, io, incoming: ahead, plain: Vec::new(), ended: false }.run().await
+}
+
+/// What a handshake came to.
+#[derive(Debug)]
+pub struct Agreed {
+    /// The peer's certificates, which were verified; the leaf first.
+    pub certificates: Vec<rustls::pki_types::CertificateDer<'static>>,
+    /// What both want to speak.
+    pub alpn: Option<Vec<u8>>,
+}
+
+impl Agreed {
+    fn of(session: &CommonState) -> Self {
+        Self {
+            certificates: session.peer_certificates().unwrap_or_default().to_vec(),
+            alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+        }
+    }
+}
+
+/// A side of a handshake.
+trait Session: Deref<Target: Deref<Target = CommonState>> {
+    type Data;
+
+    fn step<'i>(&mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'_, 'i, Self::Data>;
+
+    fn finish(self) -> Result<(ExtractedSecrets, SupportedCipherSuite, Box<dyn NextKeys>), Error>;
+}
+
+impl Session for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn step<'i>(&mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'_, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn finish(self) -> Result<(ExtractedSecrets, SupportedCipherSuite, Box<dyn NextKeys>), Error> {
+        let (secrets, next) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, next.negotiated_cipher_suite(), Box::new(next)))
+    }
+}
+
+impl Session for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn step<'i>(&mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'_, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn finish(self) -> Result<(ExtractedSecrets, SupportedCipherSuite, Box<dyn NextKeys>), Error> {
+        let (secrets, next) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, next.negotiated_cipher_suite(), Box::new(next)))
+    }
+}
+
+/// A handshake on its way.
+struct Handshake<C, S> {
+    session: C,
+    io: S,
+    /// What was read and rustls has not done with.
+    incoming: Vec<u8>,
+    /// Data that came with the peer's last flight.
+    plain: Vec<u8>,
+    /// The peer's close_notify came with it, too.
+    ended: bool,
+}
+
+/// What is to be done next.
+enum Step {
+    /// Ask rustls again.
+    Go,
+    Write,
+    Read,
+    Done,
+}
+
+impl<C: Session, S: Stream> Handshake<C, S> {
+    async fn run(mut self) -> io::Result<(Tls<S>, Agreed)> {
+        let mut outgoing = Vec::new();
+        loop {
+            match self.step(&mut outgoing) {
+                Ok(Step::Go) => {}
+                Ok(Step::Read) => self.read().await?,
+                Ok(Step::Write) => {
+                    self.io.write_all(&outgoing).await?;
+                    outgoing.clear();
+                }
+                Ok(Step::Done) => return self.finish(),
+                Err(error) => {
+                    // The peer is told why, where rustls has a word for it; the error comes first.
+                    outgoing.clear();
+                    if matches!(self.step(&mut outgoing), Ok(Step::Go)) {
+                        let _ = self.io.write_all(&outgoing).await;
+                    }
+                    return Err(invalid(error));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, outgoing: &mut Vec<u8>) -> Result<Step, Error> {
+        let UnbufferedStatus { mut discard, state } = self.session.step(&mut self.incoming);
+        let step = state.and_then(|state| match state {
+            ConnectionState::EncodeTlsData(flight) => encode(flight, outgoing).map(|()| Step::Go),
+            ConnectionState::TransmitTlsData(flight) => {
+                flight.done();
+                Ok(Step::Write)
+            }
+            ConnectionState::BlockedHandshake => Ok(Step::Read),
+            ConnectionState::WriteTraffic(_) => Ok(Step::Done),
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    discard += record.discard;
+                    self.plain.extend_from_slice(record.payload);
+                }
+                Ok(Step::Go)
+            }
+            ConnectionState::PeerClosed => {
+                self.ended = true;
+                Ok(Step::Go)
+            }
+            ConnectionState::Closed | ConnectionState::ReadEarlyData(_) | _ => {
+                Err(Error::General("a handshake that ended before it was done".into()))
+            }
+        });
+        self.incoming.drain(..discard.min(self.incoming.len()));
+        step
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        if self.incoming.len() > HELD_MAX {
+            return Err(invalid("a handshake that is too long"));
+        }
+        self.incoming.reserve(READ);
+        if self.io.read_buf(&mut self.incoming).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer left during the handshake"));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<(Tls<S>, Agreed)> {
+        let agreed = Agreed::of(&self.session);
+        let (secrets, suite, next) = self.session.finish().map_err(invalid)?;
+        let suite = suite.tls13().ok_or_else(|| invalid("TLS before 1.3"))?;
+        let records = Records::new(suite, secrets, next).map_err(invalid)?;
+        let incoming = Incoming::new(&self.plain, &self.incoming);
+        Ok((Tls::new(self.io, records, incoming, self.ended), agreed))
+    }
+}
+
+fn encode<D>(mut flight: EncodeTlsData<'_, D>, to: &mut Vec<u8>) -> Result<(), Error> {
+    let begins = to.len();
+    if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
+        flight.encode(&mut [])
+    {
+        to.resize(begins + required_size, 0);
+        flight.encode(&mut to[begins..]).map_err(|error| Error::General(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

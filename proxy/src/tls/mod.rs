@@ -1,0 +1,256 @@
+//! Mesh TLS connections.
+//!
+//! rustls makes the handshake, keeps the secrets, and seals and opens each record. What is read and written when, and
+//! where it waits until then, is ours: an idle connection holds no buffer, what comes is opened where it was read, and a
+//! system call carries many records.
+
+mod handshake;
+mod incoming;
+mod records;
+
+use std::{
+    cell::Cell,
+    fmt,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use rustls::{AlertDescription, Error, crypto::cipher::OutboundChunks};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use self::{
+    incoming::Incoming,
+    records::{Opened, PLAIN_MAX, Records, SEALED_MORE},
+};
+use crate::net::stream::Stream;
+
+pub use handshake::{Agreed, accept, connect};
+
+/// How many full records are written at once.
+const RECORDS_MAX: usize = 4;
+/// How many slices are taken at once.
+const SLICES_MAX: usize = 16;
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// An established connection.
+pub struct Tls<S> {
+    io: S,
+    records: Records,
+    incoming: Incoming,
+    /// Sealed, and not all written yet.
+    outgoing: Vec<u8>,
+    written: usize,
+    /// The peer has said close_notify.
+    ended: bool,
+    /// We have.
+    closed: bool,
+    /// Why nothing can be read any more.
+    broken: Option<io::ErrorKind>,
+}
+
+impl<S: Stream> Tls<S> {
+    fn new(io: S, records: Records, incoming: Incoming, ended: bool) -> Self {
+        let (outgoing, written) = (Vec::new(), 0);
+        Self { io, records, incoming, outgoing, written, ended, closed: false, broken: None }
+    }
+
+    /// Ready when there is something to read, or with `false` at the peer's clean end. Nothing is consumed.
+    ///
+    /// # Errors
+    /// When the connection breaks, or ends without a word.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.incoming.plain().is_empty() {
+            if self.ended {
+                return Poll::Ready(Ok(false));
+            }
+            if let Some(kind) = self.broken {
+                return Poll::Ready(Err(kind.into()));
+            }
+            let filled = match self.open_next() {
+                Ok(true) => continue,
+                Ok(false) => ready!(self.incoming.poll_fill(&mut self.io, cx)),
+                Err(error) => Err(self.refuse(error, cx)),
+            };
+            let ended = || Err(io::ErrorKind::UnexpectedEof.into());
+            if let Err(error) = filled.and_then(|read| if read == 0 { ended() } else { Ok(()) }) {
+                self.incoming.clear();
+                self.broken = Some(error.kind());
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Opens the next record, if it is all there.
+    fn open_next(&mut self) -> Result<bool, Error> {
+        let Some(record) = self.incoming.record()? else { return Ok(false) };
+        match self.records.open(record)? {
+            Opened::Data(length) => self.incoming.opened(length),
+            Opened::Nothing => self.incoming.opened(0),
+            Opened::End => {
+                self.ended = true;
+                self.incoming.clear();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells the peer, as far as that can be done at once.
+    fn refuse(&mut self, error: Error, cx: &mut Context<'_>) -> io::Error {
+        let heard = matches!(error, Error::AlertReceived(_));
+        if !heard && self.records.alert(records::alert_of(&error), &mut self.outgoing).is_ok() {
+            let _ = self.poll_written(cx);
+        }
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
+
+    /// Writes what is sealed.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.outgoing.get(self.written..).filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += written;
+        }
+        if self.written > 0 {
+            self.written = 0;
+            let mut outgoing = std::mem::take(&mut self.outgoing);
+            if outgoing.capacity() >= RECORDS_MAX * PLAIN_MAX {
+                outgoing.clear();
+                SPARE.set(outgoing);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Seals as much as is written at once, and says how much that is.
+    fn seal(&mut self, data: &OutboundChunks<'_>) -> Result<usize, Error> {
+        let (now, _) = data.split_at(RECORDS_MAX * PLAIN_MAX);
+        if now.len() > PLAIN_MAX {
+            self.outgoing = SPARE.take();
+            self.outgoing.reserve(RECORDS_MAX * (PLAIN_MAX + SEALED_MORE));
+        }
+        let (taken, mut rest) = (now.len(), now);
+        while !rest.is_empty() {
+            let (record, more) = rest.split_at(PLAIN_MAX);
+            self.records.seal(record, &mut self.outgoing)?;
+            rest = more;
+        }
+        Ok(taken)
+    }
+
+    #[cfg(test)]
+    fn held(&self) -> usize {
+        self.incoming.held() + self.outgoing.capacity()
+    }
+}
+
+impl<S: Stream> Stream for Tls<S> {
+    fn socket(&self) -> &TcpStream {
+        self.io.socket()
+    }
+}
+
+impl<S: Stream> AsyncRead for Tls<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        while buf.remaining() > 0 {
+            // What has come is handed on before more is waited for.
+            let more = match self.poll_readable(cx) {
+                Poll::Ready(Ok(more)) => more,
+                _ if buf.filled().len() > before => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            if !more {
+                break;
+            }
+            let plain = self.incoming.plain();
+            let count = plain.len().min(buf.remaining());
+            buf.put_slice(&plain[..count]);
+            self.incoming.consume(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Stream> AsyncWrite for Tls<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_written(cx))?;
+        if self.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let mut slices = [&[][..]; SLICES_MAX];
+        let mut count = 0;
+        for (slice, buf) in slices.iter_mut().zip(bufs.iter().filter(|buf| !buf.is_empty())) {
+            *slice = buf;
+            count += 1;
+        }
+        if count == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let taken = self.seal(&OutboundChunks::new(&slices[..count]));
+        let taken = taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        // What the peer does not take now waits for the next write, or a flush.
+        match self.poll_written(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_written(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Says close_notify, and ends this direction of the connection below.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.closed {
+            this.closed = true;
+            let said = this.records.alert(AlertDescription::CloseNotify, &mut this.outgoing);
+            said.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        ready!(this.poll_written(cx))?;
+        match ready!(Pin::new(&mut this.io).poll_shutdown(cx)) {
+            // The peer has ended both ways.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            ended => Poll::Ready(ended),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Tls<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ended, closed, broken, .. } = self;
+        let mut shown = f.debug_struct("Tls");
+        shown.field("ended", ended).field("closed", closed).field("broken", broken).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! Each side against rustls' own connection, and against the other.
+
+use std::{future::poll_fn, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::*;
+use crate::net::relay::pair;
+
+fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let made = rcgen::generate_simple_self_signed(["web".to_owned()]).expect("certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("root");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let mut client = ClientConfig::builder_with_provider(crate::identity::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut server = ServerConfig::builder_with_provider(crate::identity::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("configuration");
+    (client.alpn_protocols, server.alpn_protocols) = (vec![b"x".to_vec()], vec![b"x".to_vec()]);
+    (client.enable_secret_extraction, server.enable_secret_extraction) = (true, true);
+    (Arc::new(client), Arc::new(server))
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("web").expect("name")
+}
+
+async fn ours() -> (Tls<TcpStream>, Tls<TcpStream>) {
+    let ((near, far), (client, server)) = (pair().await, configs());
+    let (near, far) = tokio::join!(connect(client, name(), near), accept(server, Vec::new(), far));
+    let ((near, agreed), (far, _)) = (near.expect("client"), far.expect("server"));
+    assert_eq!((agreed.certificates.len(), agreed.alpn.as_deref()), (1, Some(&b"x"[..])));
+    (near, far)
+}
+
+async fn our_client() -> (Tls<TcpStream>, server::TlsStream<TcpStream>) {
+    let ((near, far), (client, server)) = (pair().await, configs());
+    let acceptor = TlsAcceptor::from(server);
+    let (near, far) = tokio::join!(connect(client, name(), near), acceptor.accept(far));
+    (near.expect("client").0, far.expect("server"))
+}
+
+async fn our_server() -> (client::TlsStream<TcpStream>, Tls<TcpStream>) {
+    let ((near, far), (client, server)) = (pair().await, configs());
+    let connector = TlsConnector::from(client);
+    let (near, far) = tokio::join!(connector.connect(name(), near), accept(server, Vec::new(), far));
+    (near.expect("client"), far.expect("server").0)
+}
+
+fn letters(count: usize) -> Vec<u8> {
+    (b'a'..=b'z').cycle().take(count).collect()
+}
+
+/// Sends bytes through, in one write or many, and the end after them.
+async fn check_carries(
+    mut from: impl AsyncWrite + Unpin + Send + 'static,
+    mut to: impl AsyncRead + Unpin,
+    count: usize,
+    at_once: usize,
+) {
+    let sent = letters(count);
+    let writing = tokio::spawn(async move {
+        for part in letters(count).chunks(at_once) {
+            from.write_all(part).await.expect("write");
+            from.flush().await.expect("flush");
+        }
+        from.shutdown().await.expect("shutdown");
+        from
+    });
+    let mut came = Vec::new();
+    to.read_to_end(&mut came).await.expect("read until the end");
+    assert!(came == sent, "{} bytes came of {count}", came.len());
+    drop(writing.await.expect("writes"));
+}
+
+#[tokio::test]
+async fn bytes_and_the_clean_end_pass_between_us_and_rustls_both_ways() {
+    for (count, at_once) in [(0, 1), (1, 1), (1000, 7), (PLAIN_MAX, PLAIN_MAX), (3_000_000, 200_000)] {
+        let (near, far) = our_client().await;
+        check_carries(near, far, count, at_once).await;
+        let (near, far) = our_client().await;
+        check_carries(far, near, count, at_once).await;
+        let (near, far) = our_server().await;
+        check_carries(near, far, count, at_once).await;
+        let (near, far) = our_server().await;
+        check_carries(far, near, count, at_once).await;
+        let (near, far) = ours().await;
+        check_carries(near, far, count, at_once).await;
+    }
+}
+
+#[tokio::test]
+async fn slices_are_one_record_in_their_order() {
+    let (mut near, mut far) = our_client().await;
+    let slices = [&b"he"[..], b"", b"dd", b"le"].map(IoSlice::new);
+    assert_eq!(near.write_vectored(&slices).await.expect("write"), 6);
+    let mut came = [0; 16];
+    assert_eq!(far.read(&mut came).await.expect("read"), 6);
+    assert_eq!(&came[..6], b"heddle");
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_without_a_word_is_broken() {
+    let (mut near, far) = our_client().await;
+    drop(far.into_inner().0);
+    let error = near.read(&mut [0; 8]).await.expect_err("no clean end");
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    near.read(&mut [0; 8]).await.expect_err("and it stays broken");
+}
+
+#[tokio::test]
+async fn what_came_is_read_before_the_end() {
+    let (mut near, mut far) = our_client().await;
+    far.write_all(b"last words").await.expect("write");
+    far.shutdown().await.expect("shutdown");
+    // The client still speaks.
+    near.write_all(b"an answer").await.expect("write");
+    near.shutdown().await.expect("shutdown");
+    let (mut said, mut answered) = (String::new(), String::new());
+    near.read_to_string(&mut said).await.expect("read");
+    far.read_to_string(&mut answered).await.expect("read");
+    assert_eq!((said.as_str(), answered.as_str()), ("last words", "an answer"));
+    assert!(!poll_fn(|cx| near.poll_readable(cx)).await.expect("the clean end"));
+}
+
+#[tokio::test]
+async fn keys_are_renewed_by_either_side_and_nothing_is_lost() {
+    let (mut near, mut far) = our_client().await;
+    near.records.set_sealed_max(2);
+    for round in 0..20 {
+        // rustls asks for ours with its own, every other time.
+        if round % 2 == 0 {
+            far.get_mut().1.refresh_traffic_keys().expect("refresh");
+        }
+        far.write_all(b"there").await.expect("write");
+        far.flush().await.expect("flush");
+        near.write_all(b"back").await.expect("write");
+        let (mut there, mut back) = ([0; 5], [0; 4]);
+        near.read_exact(&mut there).await.expect("read");
+        far.read_exact(&mut back).await.expect("read");
+        assert_eq!((&there, &back), (b"there", b"back"));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_only_renews_keys_is_cut_off() {
+    let (mut near, mut far) = ours().await;
+    far.records.set_sealed_max(0);
+    // An empty write renews nothing; a record of data ends the count.
+    for _ in 0..100 {
+        far.records.seal(OutboundChunks::Single(b"x"), &mut far.outgoing).expect("seal");
+    }
+    far.flush().await.expect("flush");
+    near.read_exact(&mut [0; 100]).await.expect("data between them");
+    let mut updates = Vec::new();
+    for _ in 0..33 {
+        far.records.update(&mut updates).expect("update");
+    }
+    far.outgoing = updates;
+    far.flush().await.expect("flush");
+    let error = near.read(&mut [0; 8]).await.expect_err("refused");
+    assert!(error.to_string().contains("TooManyKeyUpdateRequests"), "{error}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_holds_nothing() {
+    let (mut near, mut far) = ours().await;
+    assert_eq!((near.held(), far.held()), (0, 0));
+    for count in [10, 100_000] {
+        let writing = tokio::spawn(async move {
+            near.write_all(&letters(count)).await.expect("write");
+            near.flush().await.expect("flush");
+            near
+        });
+        far.read_exact(&mut vec![0; count]).await.expect("read");
+        near = writing.await.expect("writes");
+        assert_eq!((near.held(), far.held()), (0, 0), "after {count} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_for_the_rest_of_a_record_holds_no_more_than_that() {
+    let (mut near, mut far) = ours().await;
+    near.records.seal(OutboundChunks::Single(&letters(1000)), &mut near.outgoing).expect("seal");
+    near.io.write_all(&near.outgoing[..100]).await.expect("write");
+    far.io.readable().await.expect("readable");
+    let waits = poll_fn(|cx| Poll::Ready(far.poll_readable(cx).is_pending())).await;
+    assert!(waits, "a part of a record is no data");
+    assert_eq!(far.held(), 100);
+    near.written = 100;
+    near.flush().await.expect("flush");
+    let mut came = vec![0; 1000];
+    far.read_exact(&mut came).await.expect("read");
+    assert_eq!((came, far.held()), (letters(1000), 0));
+}
+
+/// What `near` is told once `far` has got these bytes instead of a record.
+async fn refused(bytes: &[u8]) -> (io::Error, io::Error) {
+    let (mut near, mut far) = our_client().await;
+    far.get_mut().0.write_all(bytes).await.expect("write");
+    let ours = near.read(&mut [0; 8]).await.expect_err("refused");
+    let theirs = far.read(&mut [0; 8]).await.expect_err("told");
+    (ours, theirs)
+}
+
+#[tokio::test]
+async fn what_is_no_record_of_this_connection_ends_it_and_the_peer_is_told() {
+    let forged = [&[23, 3, 3, 0, 30][..], &[7; 30]].concat();
+    let (ours, theirs) = refused(&forged).await;
+    assert!(ours.to_string().contains("decrypt"), "{ours}");
+    assert!(theirs.to_string().contains("BadRecordMac"), "{theirs}");
+    let (ours, theirs) = refused(&[23, 3, 3, 0x41, 1]).await;
+    assert!(ours.to_string().contains("excess"), "{ours}");
+    assert!(theirs.to_string().contains("RecordOverflow"), "{theirs}");
+    let (ours, theirs) = refused(&[21, 3, 3, 0, 2, 1, 0]).await;
+    assert!(ours.to_string().contains("corrupt message"), "{ours}");
+    assert!(theirs.to_string().contains("UnexpectedMessage"), "{theirs}");
+}
+
+#[tokio::test]
+async fn each_side_is_told_why_the_other_refuses_it() {
+    let ((near, far), (_, server)) = (pair().await, configs());
+    // Another authority's root.
+    let (stranger, _) = configs();
+    let (near, far) = tokio::join!(connect(stranger, name(), near), accept(server, Vec::new(), far));
+    let (near, far) = (near.expect_err("refuses").to_string(), far.expect_err("is told").to_string());
+    assert!(near.contains("invalid peer certificate"), "{near}");
+    assert!(far.contains("received fatal alert"), "{far}");
+}
+
+#[tokio::test]
+async fn a_reader_that_reads_nothing_stops_the_writer() {
+    let (mut near, mut far) = ours().await;
+    let writing = tokio::spawn(async move {
+        near.write_all(&letters(64 << 20)).await.expect("write");
+        near.flush().await.expect("flush");
+        near
+    });
+    far.read_exact(&mut [0; 1]).await.expect("read");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!writing.is_finished(), "64 MiB do not fit anywhere");
+    far.read_exact(&mut vec![0; (64 << 20) - 1]).await.expect("read");
+    drop(writing.await.expect("writes"));
+}
