@@ -53,13 +53,16 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-/// `spiffe://TD/ns/NAMESPACE/sa/SERVICEACCOUNT`, in its one canonical spelling.
+/// `spiffe://TD/ns/NAMESPACE/sa/SERVICEACCOUNT`, in its one canonical spelling. A clone is the same memory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity {
+pub struct Identity(Arc<Parts>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     id: Arc<str>,
     trust_domain: TrustDomain,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+    namespace: Box<str>,
+    service_account: Box<str>,
 }
 
 impl Identity {
@@ -75,12 +78,12 @@ impl Identity {
         if !is_dns_name(service_account) || service_account.len() > 253 {
             return Err(IdentityError::Segment(excerpt(service_account)));
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             id: format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").into(),
             trust_domain: trust_domain.clone(),
             namespace: namespace.into(),
             service_account: service_account.into(),
-        })
+        })))
     }
 
     /// Reads a SPIFFE ID. What it accepts is canonical: it prints as it was written.
@@ -100,33 +103,33 @@ impl Identity {
 
     /// The whole SPIFFE ID.
     pub fn as_str(&self) -> &str {
-        &self.id
+        &self.0.id
     }
 
     /// The whole SPIFFE ID, for who keeps it beside others.
     pub fn to_shared(&self) -> Arc<str> {
-        Arc::clone(&self.id)
+        Arc::clone(&self.0.id)
     }
 
     /// The trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// The service account's namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// The service account's name.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.0.service_account
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.id)
+        f.write_str(&self.0.id)
     }
 }
 

@@ -1,11 +1,15 @@
 //! What the mesh knows of a pod. The control plane reduces Pods to it before it serves them; a proxy reads it
 //! back. Whether a pod is meshed follows from its injected container, never from what a tenant can write on it.
 
+mod reduced;
+
+pub use reduced::{ReducedCondition, ReducedIp, ReducedPod, ReducedSpec, ReducedStatus};
+
 use crate::contract::{ANNOTATION_PREFIX, PROXY_CONTAINER};
 use crate::identity::{Identity, TrustDomain};
 use crate::names::ObjectName;
 use crate::settings::{PortSet, Settings};
-use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -48,8 +52,8 @@ pub struct PodFacts {
 
 /// The part of a Pod that discovery serves. To be applied to an original Pod, once: a reduced one no longer shows that
 /// it is meshed.
-pub fn reduce(pod: &Pod, namespace: Option<&Namespace>, node: Option<&Node>) -> Pod {
-    Pod {
+pub fn reduce(pod: &Pod, namespace: Option<&Namespace>, node: Option<&Node>) -> ReducedPod {
+    ReducedPod {
         metadata: ObjectMeta {
             name: pod.metadata.name.clone(),
             namespace: pod.metadata.namespace.clone(),
@@ -57,21 +61,23 @@ pub fn reduce(pod: &Pod, namespace: Option<&Namespace>, node: Option<&Node>) -> 
             resource_version: pod.metadata.resource_version.clone(),
             deletion_timestamp: pod.metadata.deletion_timestamp.clone(),
             annotations: Some(annotations(pod, namespace)).filter(|map| !map.is_empty()),
-            labels: zone(pod, node).map(|zone| BTreeMap::from([(ZONE.to_owned(), zone)])),
+            labels: zone(&pod.metadata, node).map(|zone| BTreeMap::from([(ZONE.to_owned(), zone)])),
             ..ObjectMeta::default()
         },
-        spec: pod.spec.as_ref().map(|spec| PodSpec {
+        spec: pod.spec.as_ref().map(|spec| ReducedSpec {
             service_account_name: spec.service_account_name.clone(),
             node_name: spec.node_name.clone(),
             host_network: spec.host_network,
-            ..PodSpec::default()
         }),
-        status: pod.status.as_ref().map(|status| PodStatus {
+        status: pod.status.as_ref().map(|status| ReducedStatus {
             phase: status.phase.clone(),
-            pod_ips: status.pod_ips.clone(),
+            pod_ips: status
+                .pod_ips
+                .as_ref()
+                .map(|ips| ips.iter().map(|ip| ReducedIp { ip: ip.ip.clone() }).collect()),
             conditions: ready_condition(status),
-            ..PodStatus::default()
         }),
+        ..ReducedPod::default()
     }
 }
 
@@ -119,24 +125,23 @@ fn proxy(pod: &Pod) -> Option<&Container> {
     containers.find(|c| c.name == PROXY_CONTAINER && c.restart_policy.as_deref() == Some("Always"))
 }
 
-fn zone(pod: &Pod, node: Option<&Node>) -> Option<String> {
+fn zone(pod: &ObjectMeta, node: Option<&Node>) -> Option<String> {
     let of = |meta: &ObjectMeta| meta.labels.as_ref()?.get(ZONE).cloned();
-    node.and_then(|node| of(&node.metadata)).or_else(|| of(&pod.metadata))
+    node.and_then(|node| of(&node.metadata)).or_else(|| of(pod))
 }
 
-fn ready_condition(status: &PodStatus) -> Option<Vec<PodCondition>> {
+fn ready_condition(status: &PodStatus) -> Option<Vec<ReducedCondition>> {
     let conditions = status.conditions.as_ref()?.iter().filter(|condition| condition.type_ == "Ready");
-    let bare = |condition: &PodCondition| PodCondition {
+    let bare = |condition: &PodCondition| ReducedCondition {
         type_: condition.type_.clone(),
         status: condition.status.clone(),
-        ..PodCondition::default()
     };
     Some(conditions.map(bare).collect())
 }
 
 impl PodFacts {
     /// Reads a reduced Pod; `None` if it has no name, namespace or UID.
-    pub fn from_reduced(pod: &Pod) -> Option<Self> {
+    pub fn from_reduced(pod: &ReducedPod) -> Option<Self> {
         let meta = &pod.metadata;
         let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
         let spec = pod.spec.as_ref();
@@ -147,7 +152,7 @@ impl PodFacts {
                 .and_then(|s| text(&s.service_account_name))
                 .unwrap_or_else(|| "default".to_owned()),
             node: spec.and_then(|s| text(&s.node_name)),
-            zone: zone(pod, None),
+            zone: zone(meta, None),
             ips: ips(pod),
             meshed: annotation(meta, "meshed") == Some("true"),
             ready: is_ready(pod),
@@ -166,17 +171,17 @@ impl PodFacts {
     }
 }
 
-fn ips(pod: &Pod) -> Vec<IpAddr> {
+fn ips(pod: &ReducedPod) -> Vec<IpAddr> {
     let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
     ips.filter_map(|ip| ip.ip.parse().ok()).collect()
 }
 
-fn is_ready(pod: &Pod) -> bool {
+fn is_ready(pod: &ReducedPod) -> bool {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn is_finished(pod: &Pod) -> bool {
+fn is_finished(pod: &ReducedPod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

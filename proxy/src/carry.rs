@@ -13,7 +13,6 @@ use crate::{
     access::TcpLine,
     metrics::{Connections, Direction, TcpLabels, Way},
     net::{
-        peek::Peeked,
         relay::{Carried, relay},
         stream::Stream,
     },
@@ -38,12 +37,12 @@ pub struct Ended {
     pub broke: bool,
 }
 
-/// Carries a caller's bytes to a callee and back, and counts them while they pass. The trip is boxed, or each future that
-/// hands it on would hold room for it as long as the connection lasts.
-pub async fn carry<S: Stream>(
+/// Carries a caller's bytes to a callee and back, and counts them while they pass. All that is large is lent or boxed:
+/// each future that hands something on holds room for it as long as the connection lasts.
+pub async fn carry(
     proxy: &Proxy,
     trip: Box<Trip>,
-    caller: Peeked<S>,
+    caller: &mut impl Stream,
     callee: &mut impl Stream,
 ) -> Ended {
     let began = Instant::now();
@@ -53,10 +52,10 @@ pub async fn carry<S: Stream>(
     };
     let peer = proxy.log.as_ref().and_then(|_| far.peer_addr().ok());
     let mut open = Open::begin(proxy, &trip);
-    let beyond = outlive(proxy, caller.certificates_end().or(callee.certificates_end()));
+    let end = caller.certificates_end().or(callee.certificates_end());
     let ended = tokio::select! {
         ended = relay(caller, callee, |more| open.count(more)) => ended,
-        never = beyond => match never {},
+        never = outlive(proxy, end) => match never {},
     };
     if let Err(error) = &ended {
         // A reset is a peer's way to end; both sides have seen it, so it is no news for the log's usual level.

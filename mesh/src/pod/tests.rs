@@ -108,5 +108,5 @@ fn an_identity_is_the_service_accounts() {
 
 #[test]
 fn a_pod_without_a_name_is_none() {
-    assert_eq!(PodFacts::from_reduced(&Pod::default()), None);
+    assert_eq!(PodFacts::from_reduced(&ReducedPod::default()), None);
 }

@@ -2,9 +2,12 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client, api::ListParams};
-use mesh::names::{ObjectName, ServiceName};
+use mesh::{
+    names::{ObjectName, ServiceName},
+    pod::ReducedPod,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 /// What a lookup by address came to.
@@ -47,7 +50,7 @@ async fn ask_until_known(client: Client, ip: IpAddr, patience: Duration) -> Resu
 
 async fn ask(client: Client, ip: IpAddr) -> Result<Found, kube::Error> {
     let services: Api<Service> = Api::all(client.clone());
-    let pods: Api<Pod> = Api::all(client);
+    let pods: Api<ReducedPod> = Api::all(client);
     let (by_cluster_ip, by_pod_ip) = (format!("spec.clusterIPs={ip}"), format!("status.podIPs={ip}"));
     let (service, pod) =
         (ListParams::default().fields(&by_cluster_ip), ListParams::default().fields(&by_pod_ip));

@@ -6,12 +6,11 @@
 use std::{pin::pin, sync::Arc};
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt as _,
     runtime::watcher::{self, Event, watcher},
 };
-use mesh::pod::PodFacts;
+use mesh::pod::{PodFacts, ReducedPod};
 use tokio::{sync::watch, time::sleep};
 use tracing::debug;
 
@@ -36,7 +35,7 @@ pub fn follow(client: Client, config: &Config) -> watch::Receiver<OwnPod> {
     receiver
 }
 
-async fn keep(pods: Api<Pod>, this: watcher::Config, uid: String, known: watch::Sender<OwnPod>) {
+async fn keep(pods: Api<ReducedPod>, this: watcher::Config, uid: String, known: watch::Sender<OwnPod>) {
     let mut events = pin!(watcher(pods, this));
     let mut retry = RETRY_MIN;
     loop {
@@ -63,7 +62,7 @@ async fn keep(pods: Api<Pod>, this: watcher::Config, uid: String, known: watch::
 
 impl OwnPod {
     /// Takes in what the watch saw; says whether it changed anything.
-    fn take(&mut self, event: Event<Pod>, uid: &str) -> bool {
+    fn take(&mut self, event: Event<ReducedPod>, uid: &str) -> bool {
         let next = match event {
             Event::Apply(pod) | Event::InitApply(pod) => self.seen(&pod, uid),
             // A pod that was deleted without grace is gone before its containers are.
@@ -76,14 +75,14 @@ impl OwnPod {
     }
 
     /// A deletion is never taken back, and a pod of the same name with another UID (a StatefulSet's next) is not this one.
-    fn seen(&self, pod: &Pod, uid: &str) -> Self {
+    fn seen(&self, pod: &ReducedPod, uid: &str) -> Self {
         let Some(facts) = PodFacts::from_reduced(pod).filter(|_| is(pod, uid)) else { return self.clone() };
         Self { terminating: self.terminating || facts.terminating, zone: facts.zone.map(Arc::from) }
     }
 }
 
 /// Whether it is the pod of this UID; any is, if the injector told none.
-fn is(pod: &Pod, uid: &str) -> bool {
+fn is(pod: &ReducedPod, uid: &str) -> bool {
     uid.is_empty() || pod.uid().is_some_and(|its| its == uid)
 }
 
@@ -93,7 +92,7 @@ mod tests {
 
     const UID: &str = "0a";
 
-    fn pod(uid: &str, deleted: bool) -> Pod {
+    fn pod(uid: &str, deleted: bool) -> ReducedPod {
         let deleted = if deleted { r#","deletionTimestamp":"2026-01-01T00:00:00Z""# } else { "" };
         let json = format!(
             r#"{{"metadata":{{"namespace":"shop","name":"web-0","uid":"{uid}","labels":{{"topology.kubernetes.io/zone":"east"}}{deleted}}}}}"#
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(events: Vec<Event<Pod>>, terminating: bool) {
+    fn check(events: Vec<Event<ReducedPod>>, terminating: bool) {
         let mut known = OwnPod::default();
         for event in events {
             known.take(event, UID);

@@ -8,10 +8,7 @@ use std::{fmt::Debug, net::IpAddr, pin::pin, time::Duration};
 use futures_util::StreamExt as _;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        core::v1::{Pod, Service},
-        discovery::v1::EndpointSlice,
-    },
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
     serde::de::DeserializeOwned,
 };
 use kube::{
@@ -21,7 +18,7 @@ use kube::{
 };
 use mesh::{
     names::{ObjectName, ServiceName},
-    pod::PodFacts,
+    pod::{PodFacts, ReducedPod},
     route::{Route, RouteKind},
 };
 use serde_json::Value;
@@ -125,11 +122,11 @@ pub fn start(id: WatchId, client: Client, changes: mpsc::Sender<(WatchId, Change
         }
         WatchKey::PodsOf(name) => {
             let of_service = config().fields(&format!("heddle.dev/service={name}"));
-            spawn(id, Guarded::<Pod>::all(client), of_service, changes)
+            spawn(id, Guarded::<ReducedPod>::all(client), of_service, changes)
         }
         WatchKey::PodAt(ip) => {
             let at = config().fields(&format!("status.podIPs={ip}"));
-            spawn(id, Guarded::<Pod>::all(client), at, changes)
+            spawn(id, Guarded::<ReducedPod>::all(client), at, changes)
         }
         WatchKey::Routes(kind, namespace) => {
             let routes = Guarded::<DynamicObject>::namespaced_with(client, &namespace, &resource(kind));
@@ -259,7 +256,7 @@ impl Watched for EndpointSlice {
     }
 }
 
-impl Watched for Pod {
+impl Watched for ReducedPod {
     fn read(self, _: &WatchKey) -> Result<Object, String> {
         let facts = PodFacts::from_reduced(&self).ok_or("it says too little of the pod")?;
         Ok(Object::Pod(Box::new(facts)))

@@ -67,12 +67,16 @@ impl Streams {
         self.idle_for(IDLE).await;
     }
 
+    /// Whether no stream runs.
+    pub fn is_idle(self: &Arc<Self>) -> bool {
+        // Whoever runs holds us, and so does our connection.
+        Arc::strong_count(self) <= 1
+    }
+
     /// Returns when no stream runs, and none has begun for so long.
     pub async fn idle_for(self: &Arc<Self>, limit: Duration) {
         loop {
-            // Whoever runs holds us, and so does our connection.
-            let since =
-                if Arc::strong_count(self) > 1 { Duration::ZERO } else { self.state().used.elapsed() };
+            let since = if self.is_idle() { self.state().used.elapsed() } else { Duration::ZERO };
             match limit.checked_sub(since) {
                 None | Some(Duration::ZERO) => return,
                 Some(left) => sleep(left).await,

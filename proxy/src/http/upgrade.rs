@@ -19,7 +19,6 @@ use super::serve_h1::Noted;
 use crate::{
     body::Body,
     net::{relay::copy, socket::reset_on_close, stream::Stream},
-    tunnel::{Lent, Peer},
     upstream::Upstream,
 };
 
@@ -127,8 +126,7 @@ fn joined(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
 /// Ends a connection in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
 fn cut(side: Upgraded) {
     let _ = cut_if::<Noted<TcpStream>>(side)
-        .or_else(cut_if::<Noted<Peer>>)
-        .or_else(cut_if::<Noted<Lent<Peer>>>)
+        .or_else(cut_if::<Noted<Box<dyn Stream>>>)
         .or_else(cut_if::<Upstream>);
 }
 

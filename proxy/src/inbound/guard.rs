@@ -124,8 +124,8 @@ mod tests {
     async fn watched() -> (TcpStream, TcpStream, JoinHandle<io::Result<()>>) {
         let (client, caller) = pair().await;
         let (mut application, server) = pair().await;
-        let caller = Peeked::new(Watched::new(caller, || ()));
-        (client, server, tokio::spawn(async move { relay(caller, &mut application, |_| ()).await }))
+        let mut caller = Peeked::new(Watched::new(caller, || ()));
+        (client, server, tokio::spawn(async move { relay(&mut caller, &mut application, |_| ()).await }))
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
 /// Serves the requests of one connection; over HTTP/2 until `until` is over.
 pub async fn serve(
     mut context: Context,
-    stream: Peeked<impl Stream + 'static>,
+    stream: Peeked<Box<dyn Stream>>,
     version: HttpVersion,
     limits: Limits,
     until: Option<Duration>,

@@ -24,7 +24,7 @@ use crate::{
     carry::{Trip, carry},
     config::MtlsMode,
     http::{HttpVersion, serve::Limits},
-    identity::{Credentials, Inside, Proven, Trusted},
+    identity::{Inside, Proven, Trusted},
     metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
@@ -32,7 +32,8 @@ use crate::{
         stream::Stream,
     },
     proxy::Proxy,
-    tls::{self, Agreed, Tls},
+    tls,
+    tunnel::Peer,
 };
 
 /// How long a caller may take to say who it is, once it has begun.
@@ -193,52 +194,56 @@ async fn offers_mesh_tls(stream: &mut Peeked) -> io::Result<bool> {
 
 /// A peer's proxy: both identities are proven before anything is carried.
 async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: SocketAddr) {
-    let Some(credentials) = proxy.credentials.borrow().clone() else {
-        return refuse(
-            proxy,
-            stream.socket(),
-            caller,
-            "proxy_configuration_error",
-            "this proxy has no certificate yet",
-        );
+    let Some((connection, peer, inside)) = Box::pin(meet(proxy, stream, caller, server)).await else {
+        return;
     };
-    let handshake = Box::pin(handshake(proxy, &credentials, stream, caller, server)).await;
-    let Some((tls, agreed)) = handshake else { return };
-    let Some((chain, peer, inside)) = read(&agreed) else {
-        return refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
-    };
-    let tls = Trusted::new(tls, chain, &credentials, proxy.credentials.clone());
-    drop((credentials, agreed));
     match inside {
         Inside::H2 => {
             let context = http::Context::peer(proxy, peer, server);
-            let until = Some(tls.usable());
-            Box::pin(http::serve(context, Peeked::new(tls), HttpVersion::Http2, Limits::PEER, until)).await;
+            let until = Some(connection.usable());
+            let connection = Peeked::new(connection as Box<dyn Stream>);
+            Box::pin(http::serve(context, connection, HttpVersion::Http2, Limits::PEER, until)).await;
         }
-        Inside::Tcp => tunnel(proxy, Peeked::new(tls), peer, caller, server).await,
-        Inside::Tunnels => Box::pin(tunnels::serve(proxy, tls, peer, caller, server)).await,
+        Inside::Tcp => Box::pin(tunnel(proxy, Peeked::new(connection), peer, caller, server)).await,
+        Inside::Tunnels => Box::pin(tunnels::serve(proxy, connection, peer, caller, server)).await,
     }
 }
 
-/// The session of a caller that proved who it is; boxed, for it is moved from hand to hand.
-async fn handshake(
+/// The connection of a caller that proved who it is, and what it wants to speak.
+async fn meet(
     proxy: &Proxy,
-    credentials: &Credentials,
     stream: Peeked,
     caller: SocketAddr,
     server: SocketAddr,
-) -> Option<(Box<Tls<TcpStream>>, Agreed)> {
+) -> Option<(Peer, Identity, Inside)> {
+    let refuse = |socket: &TcpStream, reason, why| refuse(proxy, socket, caller, reason, why);
+    let Some(credentials) = proxy.credentials.borrow().clone() else {
+        refuse(stream.socket(), "proxy_configuration_error", "this proxy has no certificate yet");
+        return None;
+    };
     let (ahead, stream) = stream.into_parts();
     let handshake = tls::accept(credentials.server_config(), ahead.into(), stream);
-    match timeout(HANDSHAKE, handshake).await {
-        Ok(Ok((tls, agreed))) => return Some((Box::new(tls), agreed)),
+    let (tls, agreed) = match timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(met)) => met,
         Ok(Err(error)) => {
             warn!(%caller, %server, %error, "refused a peer: the handshake failed");
             proxy.metrics.refuse(Direction::Inbound, "tls_certificate_error");
+            return None;
         }
-        Err(_) => proxy.metrics.refuse(Direction::Inbound, "tls_handshake_timeout"),
-    }
-    None
+        Err(_) => {
+            proxy.metrics.refuse(Direction::Inbound, "tls_handshake_timeout");
+            return None;
+        }
+    };
+    let chain = Proven::new(&agreed.certificates);
+    let peer = chain.as_ref().and_then(Proven::identity);
+    let (Some(chain), Some(peer), Some(inside)) = (chain, peer, Inside::agreed(agreed.alpn.as_deref()))
+    else {
+        refuse(tls.socket(), "tls_protocol_error", "it agreed on no mesh protocol");
+        return None;
+    };
+    let connection = Trusted::new(tls, chain, &credentials, proxy.credentials.clone());
+    Some((Box::new(connection), peer, inside))
 }
 
 /// The bytes of one connection of a peer's application.
@@ -261,40 +266,32 @@ async fn tunnel<S: Stream + 'static>(
     }
 }
 
-/// Who the caller is, and what it wants to speak.
-fn read(agreed: &Agreed) -> Option<(Proven, Identity, Inside)> {
-    let chain = Proven::new(&agreed.certificates)?;
-    let peer = chain.identity()?;
-    Some((chain, peer, Inside::agreed(agreed.alpn.as_deref())?))
-}
-
 /// Hands a connection to the application, whose caller is `peer` or nobody that could be named.
 async fn deliver<S: Stream + 'static>(
     proxy: &Arc<Proxy>,
-    stream: Peeked<S>,
+    mut stream: Peeked<S>,
     peer: Option<Identity>,
     server: SocketAddr,
     first: First,
 ) {
     let unclear = matches!(first, First::Unclear(_));
-    let application = match first {
+    let mut application = match first {
         First::Http(version) => {
             let context = match peer {
                 Some(peer) => http::Context::tunnelled(proxy, peer, server, version),
                 None => http::Context::unmeshed(proxy, server, version),
             };
-            return Box::pin(http::serve(context, stream, version, Limits::UNMESHED, None)).await;
+            return Box::pin(http::serve(context, stream.boxed(), version, Limits::UNMESHED, None)).await;
         }
-        First::Server(application) | First::Unclear(application) => Ok(application),
-        First::Bytes => connect_here(server, Some(CONNECT_TIMEOUT)).await,
-    };
-    let mut application = match application {
-        Ok(application) => application,
-        Err(error) => {
-            info!(%server, error = crate::failure::chain(&error), "the application does not accept");
-            proxy.metrics.refuse(Direction::Inbound, error.reason());
-            return reset_on_close(stream.socket());
-        }
+        First::Server(application) | First::Unclear(application) => application,
+        First::Bytes => match Box::pin(connect_here(server, Some(CONNECT_TIMEOUT))).await {
+            Ok(application) => application,
+            Err(error) => {
+                info!(%server, error = crate::failure::chain(&error), "the application does not accept");
+                proxy.metrics.refuse(Direction::Inbound, error.reason());
+                return reset_on_close(stream.socket());
+            }
+        },
     };
     if peer.is_none() {
         proxy.metrics.plaintext(server.port());
@@ -302,13 +299,13 @@ async fn deliver<S: Stream + 'static>(
     let way = Way { server_port: Some(server.port()), ..Way::with_peer(peer.as_ref()) };
     let trip = Box::new(Trip { direction: Direction::Inbound, way, destination: server });
     if unclear {
-        let watched = Watched::new(stream, || {
+        let mut watched = Watched::new(&mut stream, || {
             info!(%server, "cut a caller off: it began like no HTTP client, and speaks HTTP");
             proxy.metrics.refuse(Direction::Inbound, "http_protocol_error");
         });
-        Box::pin(carry(proxy, trip, Peeked::new(watched), &mut application)).await;
+        Box::pin(carry(proxy, trip, &mut watched, &mut application)).await;
     } else {
-        carry(proxy, trip, stream, &mut application).await;
+        Box::pin(carry(proxy, trip, &mut stream, &mut application)).await;
     }
 }
 
@@ -321,7 +318,7 @@ fn refuse(proxy: &Proxy, stream: &TcpStream, caller: SocketAddr, reason: &'stati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::{Lent, Peer};
+    use crate::tunnel::Lent;
 
     type Proxied = &'static Arc<Proxy>;
     type Tunnel = Peeked<Lent<Peer>>;
@@ -333,7 +330,7 @@ mod tests {
     #[track_caller]
     fn check(phases: &[usize]) {
         let size: usize = phases.iter().sum();
-        assert!(size < 4096, "{size} bytes: box what is moved into these phases: {phases:?}");
+        assert!(size < 2560, "{size} bytes: box what is moved into these phases: {phases:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -110,11 +111,8 @@ where
     F: Fn(TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let connection = serve(stream, peer);
-    tokio::spawn(async move {
-        connection.await;
-        drop(places);
-    });
+    // Not an async block, which would hold room for the connection twice.
+    tokio::spawn(serve(stream, peer).map(move |()| drop(places)));
 }
 
 #[cfg(test)]

@@ -47,6 +47,14 @@ impl<S: Stream> Peeked<S> {
         Self { stream, ahead: Vec::new(), taken: 0 }
     }
 
+    /// The same of any kind, so that there is code for one kind alone.
+    pub fn boxed(self) -> Peeked<Box<dyn Stream>>
+    where
+        S: 'static,
+    {
+        Peeked { stream: Box::new(self.stream), ahead: self.ahead, taken: self.taken }
+    }
+
     /// What has been read ahead.
     pub fn ahead(&self) -> &[u8] {
         self.ahead.get(self.taken..).unwrap_or_default()

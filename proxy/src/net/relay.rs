@@ -18,7 +18,7 @@ use std::{
 use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{peek::Peeked, socket::reset_on_close, stream::Stream};
+use super::{socket::reset_on_close, stream::Stream};
 
 /// Two full TLS records, with the head of a tunnel's frame.
 const BUFFER: usize = 2 * 16 * 1024 - 2;
@@ -46,17 +46,17 @@ impl std::ops::AddAssign for Carried {
     }
 }
 
-/// Carries bytes both ways until both sides have ended; `count` is told of each step.
+/// Carries bytes both ways until both sides have ended; `count` is told of each step. Both are lent: what a future is
+/// given it has room for twice.
 ///
 /// # Errors
 /// What broke the relay; both sides are then set to end in a reset.
-pub async fn relay<S: Stream>(
-    caller: Peeked<S>,
+pub async fn relay(
+    caller: &mut impl Stream,
     callee: &mut impl Stream,
     count: impl FnMut(Carried),
 ) -> io::Result<()> {
-    let (ahead, mut caller) = caller.into_parts();
-    let ended = copy(&mut caller, ahead, callee, count).await;
+    let ended = copy(caller, Bytes::new(), callee, count).await;
     if ended.is_err() {
         reset_on_close(caller.socket());
         reset_on_close(callee.socket());
@@ -228,14 +228,15 @@ pub async fn pair() -> (tokio::net::TcpStream, tokio::net::TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::peek::Peeked;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
         net::TcpStream,
     };
 
-    async fn carried(caller: TcpStream, mut callee: TcpStream) -> io::Result<Carried> {
+    async fn carried(mut caller: TcpStream, mut callee: TcpStream) -> io::Result<Carried> {
         let mut carried = Carried::default();
-        relay(Peeked::new(caller), &mut callee, |more| carried += more).await.map(|()| carried)
+        relay(&mut caller, &mut callee, |more| carried += more).await.map(|()| carried)
     }
 
     #[tokio::test]
@@ -312,7 +313,7 @@ mod tests {
         drop(client);
         let relay = tokio::spawn(async move {
             let mut carried = Carried::default();
-            relay(caller, &mut callee, |more| carried += more).await.map(|()| carried)
+            relay(&mut caller, &mut callee, |more| carried += more).await.map(|()| carried)
         });
         let mut arrived = String::new();
         server.read_to_string(&mut arrived).await.expect("read");

@@ -33,9 +33,27 @@ impl Stream for TcpStream {
     }
 }
 
+impl<S: Stream + ?Sized> Stream for &mut S {
+    fn socket(&self) -> &TcpStream {
+        (**self).socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        (**self).is_plain()
+    }
+
+    fn certificates_end(&self) -> Option<SystemTime> {
+        (**self).certificates_end()
+    }
+}
+
 impl<S: Stream + ?Sized> Stream for Box<S> {
     fn socket(&self) -> &TcpStream {
         (**self).socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        (**self).is_plain()
     }
 
     fn certificates_end(&self) -> Option<SystemTime> {

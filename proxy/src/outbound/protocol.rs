@@ -33,7 +33,7 @@ pub enum Speaks {
     /// Requests, each routed by itself.
     Http(HttpVersion),
     /// Bytes, routed once. A connection may have been dialled already, to listen.
-    Bytes(Option<tcp::Dialled>),
+    Bytes(Option<Box<tcp::Dialled>>),
 }
 
 /// Works out what a client speaks.

@@ -7,12 +7,12 @@ use mesh::{
     detect::{Detected, Detection, detect},
     route::{BackendKey, Governing},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Target;
 use crate::{
-    carry::{self, Trip},
+    carry::{self, Ended, Trip},
     failure::{Failure, chain},
     metrics::{Direction, Rule, Way},
     net::{
@@ -41,43 +41,55 @@ pub struct Dialled {
 /// Carries a client's bytes to an endpoint that the routes choose.
 pub async fn carry(
     proxy: &Arc<Proxy>,
-    client: Peeked,
+    client: &mut Peeked,
     target: &Target,
     destination: SocketAddr,
-    early: Option<Dialled>,
+    early: Option<Box<Dialled>>,
 ) {
-    let dialled = match early {
-        Some(dialled) => Ok(dialled),
-        None => Box::pin(dial(target, destination, begins_with_tls(&client))).await,
+    let Some(mut dialled) = Box::pin(reach(proxy, client, target, destination, early)).await else { return };
+    let trip = trip(target, Some(&dialled), destination);
+    let ended = {
+        let Dialled { upstream, load, .. } = &mut *dialled;
+        let mut carrying = pin!(carry::carry(proxy, trip, client, upstream));
+        match Box::pin(timeout(SETTLED, &mut carrying)).await {
+            Ok(ended) => ended,
+            Err(_lives) => {
+                load.taken();
+                carrying.await
+            }
+        }
     };
-    let dialled = match dialled {
-        Ok(dialled) => dialled,
+    dialled.ended(&ended);
+}
+
+/// A connection to an endpoint; without one the client is reset.
+async fn reach(
+    proxy: &Proxy,
+    client: &Peeked,
+    target: &Target,
+    destination: SocketAddr,
+    early: Option<Box<Dialled>>,
+) -> Option<Box<Dialled>> {
+    if early.is_some() {
+        return early;
+    }
+    match dial(target, destination, begins_with_tls(client)).await {
+        Ok(dialled) => Some(dialled),
         Err(failure) => {
             warn!(reason = failure.reason(), "cannot carry a connection: {}", failure.chain());
             proxy.metrics.refuse(Direction::Outbound, failure.reason());
             trip(target, None, destination).failed(proxy, failure.reason(), failure.chain());
-            return reset_on_close(client.socket());
+            reset_on_close(client.socket());
+            None
         }
-    };
-    let trip = trip(target, Some(&dialled), destination);
-    dialled.carry(proxy, trip, client).await;
+    }
 }
 
 impl Dialled {
-    /// Carries a client's bytes. A server that resets the connection before it has said anything is as good as not
-    /// there: behind a peer's proxy an application that refuses looks like this.
-    async fn carry(self, proxy: &Proxy, trip: Box<Trip>, client: Peeked) {
-        let Self { mut upstream, mut load, endpoint, .. } = self;
-        let ended = {
-            let mut carrying = pin!(carry::carry(proxy, trip, client, &mut upstream));
-            match timeout(SETTLED, &mut carrying).await {
-                Ok(ended) => ended,
-                Err(_lives) => {
-                    load.taken();
-                    carrying.await
-                }
-            }
-        };
+    /// Learns of the endpoint from how the connection ended. One that resets it before it has said anything is as good
+    /// as not there: behind a peer's proxy an application that refuses looks like this.
+    fn ended(self, ended: &Ended) {
+        let Self { upstream, mut load, endpoint, .. } = self;
         let unheard = ended.broke && ended.carried.received == 0;
         if unheard {
             endpoint.forget_kept();
@@ -113,28 +125,28 @@ fn trip(target: &Target, dialled: Option<&Dialled>, destination: SocketAddr) -> 
 }
 
 /// Carries a connection that is none of the mesh's business, as the kernel would have.
-pub async fn pass_through(proxy: &Arc<Proxy>, client: TcpStream, destination: SocketAddr) {
+pub async fn pass_through(proxy: &Arc<Proxy>, client: &mut Peeked, destination: SocketAddr) {
     match socket::connect(destination, None).await {
         Ok(mut upstream) => {
             let trip = Box::new(Trip { direction: Direction::Outbound, way: Way::default(), destination });
-            carry::carry(proxy, trip, Peeked::new(client), &mut upstream).await;
+            carry::carry(proxy, trip, client, &mut upstream).await;
         }
         Err(error) => {
             info!(%destination, error = chain(&error), "a destination outside the mesh does not answer");
-            reset_on_close(&client);
+            reset_on_close(client.socket());
         }
     }
 }
 
 /// Dials an endpoint that the routes choose, and others when it does not answer.
-pub async fn dial(target: &Target, destination: SocketAddr, tls: bool) -> Result<Dialled, Failure> {
+pub async fn dial(target: &Target, destination: SocketAddr, tls: bool) -> Result<Box<Dialled>, Failure> {
     match target {
         Target::Pod(endpoint) => connect(Arc::clone(endpoint), None).await,
         Target::Service(..) => dial_backend(&*choose(target, tls)?, destination).await,
     }
 }
 
-async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Dialled, Failure> {
+async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Box<Dialled>, Failure> {
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint(backend.key.clone());
     while tried.len() < TRIES {
@@ -148,12 +160,12 @@ async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Dial
     Err(last)
 }
 
-async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Dialled, Failure> {
+async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Box<Dialled>, Failure> {
     let mut load = endpoint.carry();
     match endpoint.connect_tunnel().await {
         Ok(upstream) => {
             load.connected();
-            Ok(Dialled { upstream, endpoint, backend, load })
+            Ok(Box::new(Dialled { upstream, endpoint, backend, load }))
         }
         Err(source) => {
             load.unreached(&source);

@@ -28,7 +28,9 @@ use self::{
 };
 use crate::net::stream::Stream;
 
-pub use handshake::{Agreed, accept, connect};
+#[cfg(test)]
+pub use handshake::Agreed;
+pub use handshake::{accept, connect};
 
 /// How many full records are written at once.
 const RECORDS_MAX: usize = 4;

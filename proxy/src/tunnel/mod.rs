@@ -34,7 +34,7 @@ use crate::{identity::Trusted, net::stream::Stream, tls::Tls};
 pub use lent::Lent;
 
 /// A caller's proxy, as its handshake left it.
-pub type Peer = Trusted<Box<Tls<TcpStream>>>;
+pub type Peer = Box<Trusted<Tls<TcpStream>>>;
 
 /// A connection that carries tunnels, one after another. What is read and written is the present tunnel's.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ async fn a_peers_request_has_few_allocations() {
     let peer = Identity::parse("spiffe://cluster.local/ns/shop/sa/client").expect("an identity");
     let serve = |client| {
         let context = Context::peer(&world.proxy, peer.clone(), server);
-        serve(context, Peeked::new(client), Http2, Limits::PEER, None)
+        serve(context, Peeked::new(client).boxed(), Http2, Limits::PEER, None)
     };
     let relay = Relay { serve, version: Http2, server, speaks: Http1 };
     relay.check_allocations(7).await;
