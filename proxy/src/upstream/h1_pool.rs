@@ -17,12 +17,13 @@ use crate::{body::Body, failure::ConnectError, identity::Inside};
 /// Many servers close an idle connection after 5 s (Node.js), some after 2 s (gunicorn); we let go first, so that a request
 /// rarely meets a connection that is just being closed.
 const IDLE: Duration = Duration::from_millis(1900);
-/// The most idle connections kept to one endpoint.
-const IDLE_MAX: usize = 128;
+/// The most idle connections kept to one endpoint: what that many clients use at once again and again. They are 17 KiB each,
+/// and soon gone.
+const IDLE_MAX: usize = 1024;
 /// The head of a response, at most.
 const HEAD_MAX: usize = 64 * 1024;
 
-/// The idle connections to one endpoint.
+/// The idle connections to one endpoint, those that were used last at the end.
 #[derive(Default)]
 pub(super) struct Pool(Mutex<Vec<Idle>>);
 
@@ -80,10 +81,21 @@ impl Pool {
     /// The youngest connection that can take a request at once. One whose response ended before its request had been
     /// sent whole may be busy for as long as that client likes: nobody waits for it.
     fn take(&self) -> Option<SendRequest<Body>> {
-        let mut idle = self.idle();
-        idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
-        let ready = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        Some(idle.remove(ready).sender)
+        let (mut idle, now) = (self.idle(), Instant::now());
+        for at in (0..idle.len()).rev() {
+            if now.duration_since(idle[at].since) >= IDLE {
+                // As are all before it.
+                idle.drain(..=at);
+                break;
+            }
+            if idle[at].sender.is_ready() {
+                return Some(idle.remove(at).sender);
+            }
+            if idle[at].sender.is_closed() {
+                idle.remove(at);
+            }
+        }
+        None
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {

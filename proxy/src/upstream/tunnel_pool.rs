@@ -18,7 +18,7 @@ use crate::tunnel::Tunnels;
 /// to client after client, who would each wait for as long as the kernel does. What comes seldom can afford a handshake.
 const IDLE: Duration = Duration::from_secs(1);
 /// The most connections that are kept to one peer: what that many clients use at once again and again.
-const IDLE_MAX: usize = 64;
+const IDLE_MAX: usize = 256;
 
 /// The connections to one peer that carry nothing at the moment.
 #[derive(Default)]
