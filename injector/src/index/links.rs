@@ -1,6 +1,9 @@
 //! By what else than their names objects are found.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::mem::{Discriminant, discriminant};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -38,13 +41,73 @@ pub enum Link {
 
 /// The objects that each link finds, in the order of their keys.
 #[derive(Debug, Default)]
-pub struct Links(HashMap<Link, Found>);
+pub struct Links {
+    /// By the links that are addresses: nearly all of them. Among the others each would take the room of a name, and a table
+    /// doubles when it is full.
+    by_address: HashMap<(Discriminant<Link>, IpAddr), Found>,
+    by_name: HashMap<Link, Found>,
+}
 
 /// Nearly all find one, which needs no list.
 #[derive(Debug)]
 enum Found {
     One(Key),
     Many(Vec<Key>),
+}
+
+impl Link {
+    /// The address that it is, and whose.
+    fn address(&self) -> Option<(Discriminant<Self>, IpAddr)> {
+        let (Self::ClusterAddress(ip)
+        | Self::ExternalAddress(ip)
+        | Self::PodAddress(ip)
+        | Self::NodeAddress(ip)
+        | Self::Endpoint(ip)) = self
+        else {
+            return None;
+        };
+        Some((discriminant(self), *ip))
+    }
+}
+
+impl Links {
+    /// The objects that `link` finds.
+    pub fn of(&self, link: &Link) -> &[Key] {
+        let found = match link.address() {
+            Some(address) => self.by_address.get(&address),
+            None => self.by_name.get(link),
+        };
+        found.map_or(&[], Found::keys)
+    }
+
+    /// From now on `link` finds the object `key`.
+    pub fn add(&mut self, link: &Link, key: &Key) {
+        match link.address() {
+            Some(address) => add(&mut self.by_address, address, key),
+            None => add(&mut self.by_name, link.clone(), key),
+        }
+    }
+
+    /// From now on `link` does not find the object `key`.
+    pub fn remove(&mut self, link: &Link, key: &Key) {
+        match link.address() {
+            Some(address) => remove(&mut self.by_address, &address, key),
+            None => remove(&mut self.by_name, link, key),
+        }
+    }
+}
+
+fn add<L: Eq + Hash>(all: &mut HashMap<L, Found>, link: L, key: &Key) {
+    match all.entry(link) {
+        Entry::Vacant(free) => drop(free.insert(Found::One(key.clone()))),
+        Entry::Occupied(found) => found.into_mut().add(key),
+    }
+}
+
+fn remove<L: Eq + Hash>(all: &mut HashMap<L, Found>, link: &L, key: &Key) {
+    if all.get_mut(link).is_some_and(|found| found.remove(key)) {
+        all.remove(link);
+    }
 }
 
 impl Found {
@@ -54,45 +117,29 @@ impl Found {
             Self::Many(keys) => keys,
         }
     }
-}
 
-impl Links {
-    /// The objects that `link` finds.
-    pub fn of(&self, link: &Link) -> &[Key] {
-        self.0.get(link).map_or(&[], Found::keys)
-    }
-
-    /// From now on `link` finds the object `key`.
-    pub fn add(&mut self, link: &Link, key: &Key) {
-        match self.0.get_mut(link) {
-            None => drop(self.0.insert(link.clone(), Found::One(key.clone()))),
-            Some(Found::One(one)) if *one == *key => {}
-            Some(Found::Many(keys)) => {
-                if let Err(place) = keys.binary_search(key) {
-                    keys.insert(place, key.clone());
-                }
+    fn add(&mut self, key: &Key) {
+        let Err(place) = self.keys().binary_search(key) else { return };
+        match self {
+            Self::One(one) => {
+                let mut keys = vec![one.clone()];
+                keys.insert(place, key.clone());
+                *self = Self::Many(keys);
             }
-            Some(found) => {
-                let mut keys = [found.keys(), std::slice::from_ref(key)].concat();
-                keys.sort();
-                *found = Found::Many(keys);
-            }
+            Self::Many(keys) => keys.insert(place, key.clone()),
         }
     }
 
-    /// From now on `link` does not find the object `key`.
-    pub fn remove(&mut self, link: &Link, key: &Key) {
-        match self.0.get_mut(link) {
-            Some(Found::One(one)) if *one == *key => drop(self.0.remove(link)),
-            Some(Found::Many(keys)) => {
+    /// Whether nothing is left.
+    fn remove(&mut self, key: &Key) -> bool {
+        match self {
+            Self::One(one) => *one == *key,
+            Self::Many(keys) => {
                 if let Ok(place) = keys.binary_search(key) {
                     keys.remove(place);
                 }
-                if keys.is_empty() {
-                    self.0.remove(link);
-                }
+                keys.is_empty()
             }
-            Some(Found::One(_)) | None => {}
         }
     }
 }
@@ -167,26 +214,41 @@ mod tests {
     use crate::object::Kind;
 
     #[track_caller]
-    fn check(links: &Links, expected: &[&str]) {
-        let found = links.of(&Link::OnNode("a".to_owned())).iter().map(|key| &*key.name.name);
-        assert_eq!(found.collect::<Vec<_>>(), expected);
+    fn check_found(links: &Links, link: &Link, expected: &[&str]) {
+        let found = links.of(link).iter().map(|key| &*key.name.name);
+        assert_eq!(found.collect::<Vec<_>>(), expected, "{link:?}");
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(Kind::Pod, "shop", name)
     }
 
     #[test]
     fn a_link_finds_each_object_once_in_the_order_of_names_until_it_is_removed() {
-        let (mut links, link) = (Links::default(), Link::OnNode("a".to_owned()));
-        let key = |name: &str| Key::new(Kind::Pod, "shop", name);
-        for name in ["b", "c", "a", "b"] {
-            links.add(&link, &key(name));
+        let mut links = Links::default();
+        for link in [Link::OnNode("a".to_owned()), Link::PodAddress(IpAddr::from([10, 1, 0, 3]))] {
+            for name in ["b", "c", "a", "b"] {
+                links.add(&link, &key(name));
+            }
+            check_found(&links, &link, &["a", "b", "c"]);
+            for name in ["b", "b", "x"] {
+                links.remove(&link, &key(name));
+            }
+            check_found(&links, &link, &["a", "c"]);
+            for name in ["a", "c"] {
+                links.remove(&link, &key(name));
+            }
+            assert!(links.by_name.is_empty() && links.by_address.is_empty());
         }
-        check(&links, &["a", "b", "c"]);
-        for name in ["b", "b", "x"] {
-            links.remove(&link, &key(name));
-        }
-        check(&links, &["a", "c"]);
-        for name in ["a", "c"] {
-            links.remove(&link, &key(name));
-        }
-        assert!(links.0.is_empty());
+    }
+
+    #[test]
+    fn whose_an_address_is_tells_links_apart() {
+        let (mut links, ip) = (Links::default(), IpAddr::from([10, 1, 0, 3]));
+        links.add(&Link::PodAddress(ip), &key("a"));
+        links.add(&Link::Endpoint(ip), &key("b"));
+        check_found(&links, &Link::PodAddress(ip), &["a"]);
+        check_found(&links, &Link::Endpoint(ip), &["b"]);
+        check_found(&links, &Link::NodeAddress(ip), &[]);
     }
 }
