@@ -15,12 +15,11 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use mesh::contract::TOKEN_AUDIENCE;
 use mesh::identity::{Identity, TrustDomain};
 use mesh::names::ObjectName;
-use mesh::pod::PodFacts;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use serde::Deserialize;
 
 use crate::answer::Refusal;
-use crate::index::{Link, State};
+use crate::index::{Entry, Link, State};
 use crate::object::Kind;
 
 /// A caller, proved.
@@ -225,16 +224,18 @@ fn check_pod<'s>(
     name: &ObjectName,
     uid: &str,
     account: &str,
-) -> Result<&'s PodFacts, Refusal> {
+) -> Result<&'s Entry, Refusal> {
     let refused = |reason: &str| Err(Refusal::forbidden(format!("pod {name} {reason}")));
-    let Some(pod) = state.get(Kind::Pod, name).and_then(|entry| entry.pod.as_ref()) else {
-        return refused("is not known (yet)");
-    };
-    match pod {
-        pod if pod.uid != uid => refused("was replaced: the token is of the one before"),
-        pod if pod.service_account != account => refused("has another service account than the token"),
-        pod if pod.finished => refused("has finished"),
-        pod => Ok(pod),
+    let known = state.get(Kind::Pod, name).and_then(|entry| Some((entry, entry.pod.as_ref()?)));
+    let Some((entry, pod)) = known else { return refused("is not known (yet)") };
+    if entry.uid() != Some(uid) {
+        refused("was replaced: the token is of the one before")
+    } else if *pod.account != *account {
+        refused("has another service account than the token")
+    } else if pod.finished {
+        refused("has finished")
+    } else {
+        Ok(entry)
     }
 }
 
@@ -244,18 +245,19 @@ fn check_pod<'s>(
 /// On its way a caller's address may become another one: a node's, or that of a gateway of the pod network (SNAT, pods
 /// on their node's network); and a pod that has just begun has an address before its kubelet has said which. So an address
 /// that no pod has says nothing, and it is enough that a node has taken the pod in.
-fn check_address(state: &State, pod: &PodFacts, from: IpAddr) -> Result<(), Refusal> {
+fn check_address(state: &State, pod: &Entry, from: IpAddr) -> Result<(), Refusal> {
     let from = from.to_canonical();
-    let is_own = pod.ips.iter().any(|ip| ip.to_canonical() == from);
+    let is_own = pod.pod_addresses().any(|ip| ip == from);
     let is_anothers = || state.linked(&Link::PodAddress(from)).next().is_some();
     if !is_own && is_anothers() {
         return Err(Refusal::forbidden(format!(
             "pod {} does not have the address {from}, which is another pod's: send a token from its own pod only",
-            pod.name
+            pod.key.name
         )));
     }
-    if pod.node.is_none() && pod.ips.is_empty() {
-        let name = &pod.name;
+    // One that runs has links: its node and its addresses.
+    if pod.links().is_empty() {
+        let name = &pod.key.name;
         return Err(Refusal::forbidden(format!("pod {name} is on no node (yet): ask again when it runs")));
     }
     Ok(())

@@ -64,10 +64,10 @@ fn new_pods(state: &State, place: u64) -> Vec<ObjectName> {
 
 fn left_out(state: &State, name: &ObjectName) -> Option<Left> {
     let entry = state.get(Kind::Pod, name)?;
-    let facts = entry.pod.as_ref().filter(|facts| !facts.finished)?;
+    entry.pod.as_ref().filter(|pod| !pod.finished)?;
     let pod: Pod = entry.object.text.read();
     let reason = unfit(&pod, &name.namespace, state.namespace(&name.namespace))?;
-    Some(Left { pod: name.clone(), uid: facts.uid.clone(), reason })
+    Some(Left { pod: name.clone(), uid: entry.uid()?.to_owned(), reason })
 }
 
 async fn tell(plane: &Plane, left: &Left) {

@@ -110,9 +110,7 @@ impl State {
             Typed::Pod => {
                 let pod: Pod = object.text.read();
                 let reduced = reduce(&pod, self.namespace(&object.key.name.namespace), self.node_of(&pod));
-                let facts = PodFacts::from_reduced(&reduced)
-                    .map(|facts| PodFacts { name: object.key.name.clone(), ..facts });
-                Entry::draft(object, Text::of(&json(&reduced)), facts)
+                Entry::draft(object, Text::of(&json(&reduced)), PodFacts::from_reduced(&reduced))
             }
             Typed::Route(_) => {
                 let old = self.get(object.key.kind, &object.key.name).map(|entry| &entry.value);

@@ -15,9 +15,6 @@ use serde_json::Value;
 use super::links::{Link, SERVICE_NAME_LABEL, links};
 use crate::object::{Key, Object, Text, Typed};
 
-/// The one label with which a Pod is served.
-const ZONE: &str = "topology.kubernetes.io/zone";
-
 /// An object in the index. Immutable: a change makes a new one.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -30,21 +27,37 @@ pub struct Entry {
     pub value: Value,
     /// What is served, ready to send but for the version.
     pub text: Text,
-    /// What the mesh knows of it, if it is a Pod.
-    pub pod: Option<Box<PodFacts>>,
+    /// What is asked of it all the time, if it is a Pod.
+    pub pod: Option<PodEntry>,
     /// The object as its source gave it.
     pub object: Arc<Object>,
-    /// Its uid, if it is no Pod.
     uid: Option<Box<str>>,
     links: Box<[Link]>,
 }
 
+/// What is asked of a Pod all the time. Where it is, is in its links; the rest is in its text alone, since of these there
+/// are most.
+#[derive(Debug, Clone)]
+pub struct PodEntry {
+    /// Its service account.
+    pub account: Box<str>,
+    /// It has Heddle's proxy.
+    pub meshed: bool,
+    /// It has ended.
+    pub finished: bool,
+}
+
 impl Entry {
     /// The entry of `object`, to be served as `text` once it is published.
-    pub fn draft(object: Arc<Object>, text: Text, pod: Option<PodFacts>) -> Self {
-        let links = links(&object, pod.as_ref()).into_boxed_slice();
-        let pod = pod.map(Box::new);
-        let uid = if pod.is_none() { uid(&object) } else { None };
+    pub fn draft(object: Arc<Object>, text: Text, facts: Option<PodFacts>) -> Self {
+        let links = links(&object, facts.as_ref()).into_boxed_slice();
+        let (uid, pod) = match facts {
+            Some(PodFacts { uid, service_account, meshed, finished, .. }) => {
+                let account = service_account.into_boxed_str();
+                (Some(uid.into_boxed_str()), Some(PodEntry { account, meshed, finished }))
+            }
+            None => (uid(&object), None),
+        };
         Self { key: object.key.clone(), version: 0, value: Value::Null, text, pod, object, uid, links }
     }
 
@@ -80,14 +93,11 @@ impl Entry {
     /// Whether it is served with that value of a label.
     pub fn has_label(&self, name: &str, value: &str) -> bool {
         match &self.object.typed {
-            Typed::Pod => {
-                name == ZONE && self.pod.as_ref().is_some_and(|pod| pod.zone.as_deref() == Some(value))
-            }
             Typed::EndpointSlice if name == SERVICE_NAME_LABEL => {
                 self.service().is_some_and(|service| *service.name == *value)
             }
-            Typed::EndpointSlice | Typed::Service(_) | Typed::Node(_) => {
-                self.object.text.read::<Value>()["metadata"]["labels"][name] == value
+            Typed::Pod | Typed::EndpointSlice | Typed::Service(_) | Typed::Node(_) => {
+                self.text.read::<Value>()["metadata"]["labels"][name] == value
             }
             Typed::Namespace(_) | Typed::ServiceCidr(_) | Typed::Route(_) | Typed::Plain => {
                 self.value["metadata"]["labels"][name] == value
@@ -97,7 +107,7 @@ impl Entry {
 
     /// Its uid, which tells a replaced object from a changed one.
     pub fn uid(&self) -> Option<&str> {
-        self.pod.as_ref().map(|pod| &*pod.uid).or(self.uid.as_deref())
+        self.uid.as_deref()
     }
 
     /// When it was made, if it is a Service: of several at an address the oldest has it. One without a time is the youngest.

@@ -1,5 +1,7 @@
 use super::*;
 
+use mesh::pod::PodFacts;
+
 use crate::object::Object;
 use crate::source::appeared;
 
@@ -225,7 +227,7 @@ fn a_pod_follows_its_namespace() {
     let opaque = |index: &Index| {
         let state = index.read();
         let entry = state.get(Kind::Pod, &ObjectName::new("shop", "web-0")).unwrap();
-        entry.pod.as_ref().unwrap().opaque_ports.contains(3306)
+        PodFacts::from_reduced(&entry.text.read()).unwrap().opaque_ports.contains(3306)
     };
     assert!(!opaque(&index));
     put(&index, namespace);
