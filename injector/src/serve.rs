@@ -7,10 +7,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::answer::Body;
 use crate::peer::{Peer, Peers};
@@ -109,56 +110,73 @@ async fn connection<A: Answer + Port>(
 ) {
     // Events are small and urgent: waiting for more bytes (Nagle) would delay them.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return http(stream, peer, answer).await };
+    // Boxed, each: a connection lives long, and what it took to begin it is not to stay with it.
+    let served = match tls {
+        None => http(stream, peer, answer),
+        Some(tls) => match Box::pin(handshake(stream, &peer, &tls)).await {
+            Some(stream) => http(stream, peer, answer),
+            None => return,
+        },
+    };
+    served.await;
+}
+
+async fn handshake(stream: TcpStream, peer: &Peer, tls: &TlsAcceptor) -> Option<TlsStream<TcpStream>> {
     let accepted = tokio::select! {
         accepted = timeout(HANDSHAKE, tls.accept(stream)) => accepted,
-        () = peer.displaced() => return tracing::debug!(%peer, "another connection has its place"),
+        () = peer.displaced() => {
+            tracing::debug!(%peer, "another connection has its place");
+            return None;
+        }
     };
     match accepted {
-        Ok(Ok(stream)) => http(stream, peer, answer).await,
+        Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake: {error}"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
+    None
 }
 
-async fn http<A: Answer + Port>(
+fn http<A: Answer + Port>(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
     answer: Arc<A>,
-) {
+) -> BoxFuture<'static, ()> {
     let answered = Arc::new(Notify::new());
     let (from, last) = (peer.clone(), Arc::clone(&answered));
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (answer, last, peer) = (Arc::clone(&answer), Arc::clone(&last), from.clone());
         from.ask(Instant::now());
         request.extensions_mut().insert(from.clone());
-        async move {
-            // Boxed: the task of a stream lives as long as its watch, and what it took to answer is not to stay with it.
-            let response = Box::pin(answer.answer(request)).await;
+        // Boxed: the task of a stream lives as long as its watch, and what it took to answer is not to stay with it.
+        Box::pin(async move {
+            let response = answer.answer(request).await;
             // Who has proved to be a pod keeps its connection, though one of its tokens is refused.
             if A::LAST.contains(&response.status()) && !peer.is_proved() {
                 last.notify_one();
             }
             Ok::<_, Infallible>(response)
-        }
+        })
     });
-    let builder = builder(A::STREAMS);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        end = until_end(A::STAY, &peer, &answered) => {
-            tracing::debug!(%peer, ?end, "a connection has to end");
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased; // first it says so to the caller
-                outcome = connection.as_mut() => outcome,
-                () = until_given_up(&peer, end) => Ok(()),
+    let connection = builder(A::STREAMS).serve_connection(TokioIo::new(stream), service).into_owned();
+    let mut connection = Box::pin(connection);
+    Box::pin(async move {
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            end = until_end(A::STAY, &peer, &answered) => {
+                tracing::debug!(%peer, ?end, "a connection has to end");
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    biased; // first it says so to the caller
+                    outcome = connection.as_mut() => outcome,
+                    () = until_given_up(&peer, end) => Ok(()),
+                }
             }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%peer, "connection: {error}");
         }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%peer, "connection: {error}");
-    }
+    })
 }
 
 fn builder(streams: u32) -> Builder<TokioExecutor> {
