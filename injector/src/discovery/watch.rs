@@ -66,7 +66,8 @@ impl Watch {
     /// The next piece of the stream; the last one has no watch to go on with.
     async fn next(mut self: Box<Self>) -> Option<(Bytes, Option<Box<Self>>)> {
         loop {
-            let room = timeout_at(self.deadline, self.watching.room()).await.ok().flatten()?;
+            // Boxed: a watch hardly ever waits for this, and would be twice as large with it.
+            let room = Box::pin(timeout_at(self.deadline, self.watching.room())).await.ok().flatten()?;
             match self.step() {
                 Err(Expired) => return Some((room.hold(expired()), None)),
                 Ok(events) if !events.is_empty() => return Some((room.hold(events), Some(self))),

@@ -242,3 +242,16 @@ async fn a_change_from_another_thread_is_never_missed() {
     timeout(Duration::from_secs(20), all).await.expect("a change was missed");
     writer.join().unwrap();
 }
+
+/// There are tens of thousands.
+#[test]
+fn a_watch_takes_little() {
+    let clock = clock();
+    let _entered = clock.enter();
+    let (index, open) = (Arc::new(index(100, "")), open());
+    let (path, parameters) = WEB.split_once('?').unwrap();
+    let query = Query::parse(path, parameters).unwrap();
+    let Mode::Watch(options) = query.mode.clone() else { panic!("{WEB}") };
+    let stream = watch(index, query, &options, open.watch("a").unwrap());
+    assert!(size_of_val(&stream) + size_of::<Watch>() <= 600);
+}

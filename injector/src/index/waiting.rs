@@ -6,11 +6,13 @@
 //! who wait for a topic are told while the index is still locked for the change, so before anybody can see it.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
+use futures::task::AtomicWaker;
 use mesh::names::ServiceName;
-use tokio::sync::Notify;
 
 use super::{Entry, Expired, Link, State};
 use crate::object::{Key, Kind};
@@ -49,7 +51,7 @@ pub struct Waiter {
     number: u64,
     /// The version with which the changes begin that he was told of since he last looked; 0 if there were none.
     first: AtomicU64,
-    woken: Notify,
+    waker: AtomicWaker,
 }
 
 /// What somebody waits for, from its making to its end.
@@ -138,7 +140,7 @@ impl Waiter {
 
     /// Wakes him. To be called when nothing is locked.
     pub fn wake(&self) {
-        self.woken.notify_one();
+        self.waker.wake();
     }
 }
 
@@ -149,9 +151,15 @@ impl Interest {
         Some(self.waiter.first.swap(0, Ordering::Relaxed)).filter(|version| *version > 0)
     }
 
-    /// Waits until there may be such a change.
-    pub async fn woken(&self) {
-        self.waiter.woken.notified().await;
+    /// Waits until there is such a change.
+    pub fn woken(&self) -> impl Future<Output = ()> {
+        poll_fn(|cx| {
+            self.waiter.waker.register(cx.waker());
+            match self.waiter.first.load(Ordering::Relaxed) {
+                0 => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
+        })
     }
 
     /// Its number: those that began one after the other have numbers one after the other.
@@ -260,8 +268,9 @@ mod tests {
         for ip in ["10.96.0.6", "10.96.0.7"] {
             put(&index, &service("web", ip));
         }
+        assert_eq!(interest.woken().now_or_never(), Some(()));
         assert_eq!(interest.first(&index.read()), Some(version + 1));
-        assert_eq!([interest.woken().now_or_never(), interest.woken().now_or_never()], [Some(()), None]);
+        assert_eq!(interest.woken().now_or_never(), None);
     }
 
     #[test]
