@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use tokio::time::timeout;
@@ -63,11 +63,13 @@ impl ResolvesServerCert for Serving {
     }
 }
 
-/// TLS 1.3 only; HTTP/2 and HTTP/1.1. Callers prove themselves by tokens, not by certificates.
+/// TLS 1.3 only; HTTP/2 and HTTP/1.1; no resumption. Callers prove themselves by tokens, not by certificates.
 pub fn tls(serving: Arc<Serving>) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(serving);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
