@@ -28,6 +28,7 @@ mod start;
 mod status;
 mod stay;
 mod tokens;
+mod turns;
 mod webhook;
 
 use std::io::IsTerminal;

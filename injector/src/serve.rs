@@ -27,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 use crate::answer::Body;
 use crate::peer::{Peer, Peers};
 use crate::stay::{Stay, until_end, until_given_up};
+use crate::turns::{Turn, Turns};
 
 /// A ClientHello and its answer take two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -158,17 +159,19 @@ fn http<A: Answer + Port>(
             Ok::<_, Infallible>(response)
         })
     });
-    let connection = builder(A::STREAMS).serve_connection(TokioIo::new(stream), service).into_owned();
+    let turn = Turn::default();
+    let stream = TokioIo::new(Turns::new(stream, &turn));
+    let connection = builder(A::STREAMS).serve_connection(stream, service).into_owned();
     let mut connection = Box::pin(connection);
     Box::pin(async move {
         let outcome = tokio::select! {
-            outcome = connection.as_mut() => outcome,
+            outcome = turn.each(connection.as_mut()) => outcome,
             end = until_end(A::STAY, &peer, &answered) => {
                 tracing::debug!(%peer, ?end, "a connection has to end");
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     biased; // first it says so to the caller
-                    outcome = connection.as_mut() => outcome,
+                    outcome = turn.each(connection.as_mut()) => outcome,
                     () = until_given_up(&peer, end) => Ok(()),
                 }
             }
