@@ -103,7 +103,7 @@ impl Credentials {
         key: CertifiedKey,
         roots: Arc<RootCertStore>,
     ) -> Result<Self, rustls::Error> {
-        let own = Proven::new(&key.cert).ok_or(CertificateError::BadEncoding)?;
+        let own = Proven::new(key.cert.clone()).ok_or(CertificateError::BadEncoding)?;
         let trust_domain = identity.trust_domain().clone();
         let template = ClientTemplate { roots, key: Arc::new(SingleCertAndKey::from(key)), trust_domain };
         let not_after = own.ends();

@@ -27,7 +27,7 @@ pub struct Proven {
 
 impl Proven {
     /// A chain that was verified, the leaf first; none of a leaf that cannot be read.
-    pub fn new(chain: &[CertificateDer<'static>]) -> Option<Self> {
+    pub fn new(chain: Vec<CertificateDer<'static>>) -> Option<Self> {
         let (not_before, not_after) = validity(&EndEntityCert::try_from(chain.first()?).ok()?)?;
         Some(Self { chain: chain.into(), not_before, not_after })
     }

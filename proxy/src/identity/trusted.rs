@@ -27,7 +27,12 @@ pub struct Trusted<S> {
     usable: Duration,
     /// Ready when the peer's root has left the bundle; none once the connection is cut.
     distrusted: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// How often it has not been looked at.
+    unlooked: u8,
 }
+
+/// How many reads and writes may succeed in a row before the peer's root is looked at.
+const UNLOOKED_MAX: u8 = 32;
 
 impl<S: Stream> Trusted<S> {
     /// A connection that was made with these credentials, to this peer.
@@ -35,7 +40,7 @@ impl<S: Stream> Trusted<S> {
         let (ends, now) = (peer.ends().min(made_with.not_after), SystemTime::now());
         let usable = peer.usable(now).min(made_with.usable(now));
         let distrusted = peer.distrusted(made_with.roots(), current);
-        Self { stream, ends, usable, distrusted: Some(Box::pin(distrusted)) }
+        Self { stream, ends, usable, distrusted: Some(Box::pin(distrusted)), unlooked: 0 }
     }
 
     /// How long from its beginning on it may take new requests.
@@ -48,8 +53,8 @@ impl<S: Stream> Trusted<S> {
         &mut self.stream
     }
 
-    /// Reads or writes, unless the connection is cut. That is looked at whenever it would wait, which is soon even on the
-    /// busiest: tokio ends every turn.
+    /// Reads or writes, unless the connection is cut. That is looked at whenever it would wait, and now and then if it never
+    /// does.
     fn poll_trusted<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -57,7 +62,12 @@ impl<S: Stream> Trusted<S> {
     ) -> Poll<io::Result<T>> {
         if let Some(distrusted) = &mut self.distrusted {
             let acted = act(Pin::new(&mut self.stream), cx);
-            if acted.is_ready() || distrusted.as_mut().poll(cx).is_pending() {
+            if acted.is_ready() && self.unlooked < UNLOOKED_MAX {
+                self.unlooked += 1;
+                return acted;
+            }
+            self.unlooked = 0;
+            if distrusted.as_mut().poll(cx).is_pending() {
                 return acted;
             }
             warn!("cut a connection: its peer's root has left the bundle");

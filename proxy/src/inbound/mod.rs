@@ -216,9 +216,9 @@ async fn meet(
     caller: SocketAddr,
     server: SocketAddr,
 ) -> Option<(Peer, Identity, Inside)> {
-    let refuse = |socket: &TcpStream, reason, why| refuse(proxy, socket, caller, reason, why);
     let Some(credentials) = proxy.credentials.borrow().clone() else {
-        refuse(stream.socket(), "proxy_configuration_error", "this proxy has no certificate yet");
+        let why = "this proxy has no certificate yet";
+        refuse(proxy, stream.socket(), caller, "proxy_configuration_error", why);
         return None;
     };
     let (ahead, stream) = stream.into_parts();
@@ -235,11 +235,11 @@ async fn meet(
             return None;
         }
     };
-    let chain = Proven::new(&agreed.certificates);
+    let chain = Proven::new(agreed.certificates);
     let peer = chain.as_ref().and_then(Proven::identity);
     let (Some(chain), Some(peer), Some(inside)) = (chain, peer, Inside::agreed(agreed.alpn.as_deref()))
     else {
-        refuse(tls.socket(), "tls_protocol_error", "it agreed on no mesh protocol");
+        refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
         return None;
     };
     let connection = Trusted::new(tls, chain, &credentials, proxy.credentials.clone());

@@ -5,7 +5,7 @@
 //!
 //! All relays of the thread read into one buffer. What the other side does not take at once is moved into memory of its
 //! own size, and nothing more is read until that has gone: an idle relay holds no buffer, and a stalled one at most a
-//! buffer's worth each way.
+//! buffer's worth each way; over TLS two records more.
 
 use std::{
     cell::RefCell,

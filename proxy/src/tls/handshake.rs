@@ -1,6 +1,10 @@
 //! Handshakes: rustls decides what is said, and this carries it.
 
-use std::{io, ops::Deref, sync::Arc};
+use std::{
+    io,
+    ops::{Deref, RangeInclusive},
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig, SupportedCipherSuite,
@@ -14,14 +18,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{
     Tls,
     incoming::Incoming,
-    records::{NextKeys, Records},
+    records::{self, NextKeys, Records},
 };
 use crate::net::stream::Stream;
 
 /// How much is read at once: a flight of certificates fits.
 const READ: usize = 4096;
 /// The most that is held of a peer's handshake. rustls takes no message longer than 64 KiB.
-const HELD_MAX: usize = 96 * 1024;
+const HELD_MAX: usize = 68 * 1024;
+/// The types of TLS records (RFC 8446 section 5.1).
+const TYPES: RangeInclusive<u8> = 20..=23;
 
 /// Dials: says who we are, and asks who `io` is, whose `name` goes for nothing but errors.
 ///
@@ -33,7 +39,7 @@ pub async fn connect<S: Stream>(
     io: S,
 ) -> io::Result<(Tls<S>, Agreed)> {
     let session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
-    Handshake { session, io, incoming: Vec::new(), plain: Vec::new(), ended: false }.run().await
+    Handshake { session, io, incoming: Vec::new(), fed: 0 }.run().await
 }
 
 /// Answers; `ahead` was read before.
@@ -46,7 +52,7 @@ pub async fn accept<S: Stream>(
     io: S,
 ) -> io::Result<(Tls<S>, Agreed)> {
     let session = UnbufferedServerConnection::new(config).map_err(invalid)?;
-    Handshake { session, io, incoming: ahead, plain: Vec::new(), ended: false }.run().await
+    Handshake { session, io, incoming: ahead, fed: 0 }.run().await
 }
 
 /// What a handshake came to.
@@ -108,10 +114,9 @@ struct Handshake<C, S> {
     io: S,
     /// What was read and rustls has not done with.
     incoming: Vec<u8>,
-    /// Data that came with the peer's last flight.
-    plain: Vec<u8>,
-    /// The peer's close_notify came with it, too.
-    ended: bool,
+    /// How much of it rustls knows: whole records, and no more of them than it needs. What follows the handshake is for
+    /// [`Records`].
+    fed: usize,
 }
 
 /// What is to be done next.
@@ -129,7 +134,7 @@ impl<C: Session, S: Stream> Handshake<C, S> {
         loop {
             match self.step(&mut outgoing) {
                 Ok(Step::Go) => {}
-                Ok(Step::Read) => self.read().await?,
+                Ok(Step::Read) => self.feed().await?,
                 Ok(Step::Write) => {
                     self.io.write_all(&outgoing).await?;
                     outgoing.clear();
@@ -137,10 +142,8 @@ impl<C: Session, S: Stream> Handshake<C, S> {
                 Ok(Step::Done) => return self.finish(),
                 Err(error) => {
                     // The peer is told why, where rustls has a word for it; the error comes first.
-                    outgoing.clear();
-                    if matches!(self.step(&mut outgoing), Ok(Step::Go)) {
-                        let _ = self.io.write_all(&outgoing).await;
-                    }
+                    while matches!(self.step(&mut outgoing), Ok(Step::Go)) {}
+                    let _ = self.io.write_all(&outgoing).await;
                     return Err(invalid(error));
                 }
             }
@@ -148,7 +151,7 @@ impl<C: Session, S: Stream> Handshake<C, S> {
     }
 
     fn step(&mut self, outgoing: &mut Vec<u8>) -> Result<Step, Error> {
-        let UnbufferedStatus { mut discard, state } = self.session.step(&mut self.incoming);
+        let UnbufferedStatus { discard, state } = self.session.step(&mut self.incoming[..self.fed]);
         let step = state.and_then(|state| match state {
             ConnectionState::EncodeTlsData(flight) => encode(flight, outgoing).map(|()| Step::Go),
             ConnectionState::TransmitTlsData(flight) => {
@@ -157,31 +160,40 @@ impl<C: Session, S: Stream> Handshake<C, S> {
             }
             ConnectionState::BlockedHandshake => Ok(Step::Read),
             ConnectionState::WriteTraffic(_) => Ok(Step::Done),
-            ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    self.plain.extend_from_slice(record.payload);
-                }
-                Ok(Step::Go)
-            }
-            ConnectionState::PeerClosed => {
-                self.ended = true;
-                Ok(Step::Go)
-            }
-            ConnectionState::Closed | ConnectionState::ReadEarlyData(_) | _ => {
-                Err(Error::General("a handshake that ended before it was done".into()))
-            }
+            ConnectionState::ReadTraffic(_)
+            | ConnectionState::PeerClosed
+            | ConnectionState::Closed
+            | ConnectionState::ReadEarlyData(_)
+            | _ => Err(Error::General("a handshake that ended before it was done".into())),
         });
-        self.incoming.drain(..discard.min(self.incoming.len()));
+        let discard = discard.min(self.fed);
+        self.incoming.drain(..discard);
+        self.fed -= discard;
         step
+    }
+
+    /// Lets rustls see the next record.
+    async fn feed(&mut self) -> io::Result<()> {
+        loop {
+            let rest = &self.incoming[self.fed..];
+            // What is no record it refuses at once.
+            let foreign = rest.first().is_some_and(|first| !TYPES.contains(first));
+            let next = if foreign { Some(rest.len()) } else { records::length(rest).map_err(invalid)? };
+            match next.filter(|next| *next <= rest.len()) {
+                Some(next) => {
+                    self.fed += next;
+                    return Ok(());
+                }
+                None => self.read().await?,
+            }
+        }
     }
 
     async fn read(&mut self) -> io::Result<()> {
         if self.incoming.len() > HELD_MAX {
             return Err(invalid("a handshake that is too long"));
         }
-        self.incoming.reserve(READ);
+        self.incoming.reserve_exact(READ);
         if self.io.read_buf(&mut self.incoming).await? == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer left during the handshake"));
         }
@@ -193,8 +205,8 @@ impl<C: Session, S: Stream> Handshake<C, S> {
         let (secrets, suite, next) = self.session.finish().map_err(invalid)?;
         let suite = suite.tls13().ok_or_else(|| invalid("TLS before 1.3"))?;
         let records = Records::new(suite, secrets, next).map_err(invalid)?;
-        let incoming = Incoming::new(&self.plain, &self.incoming);
-        Ok((Tls::new(self.io, records, incoming, self.ended), agreed))
+        let incoming = Incoming::new(&self.incoming[self.fed..]);
+        Ok((Tls::new(self.io, records, incoming), agreed))
     }
 }
 

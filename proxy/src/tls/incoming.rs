@@ -14,10 +14,10 @@ use std::{
 use rustls::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::records::{self, HEAD};
+use super::records::{self, HEAD, PLAIN_MAX, SEALED_MORE};
 
-/// How much is read at once: nearly four full records.
-const ROOM: usize = 64 * 1024;
+/// How much is read at once: two full records.
+const ROOM: usize = 2 * (PLAIN_MAX + SEALED_MORE);
 
 thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -33,9 +33,8 @@ pub struct Incoming {
 
 impl Incoming {
     /// What came with the end of a handshake.
-    pub fn new(plain: &[u8], sealed: &[u8]) -> Self {
-        let bytes = [plain, sealed].concat();
-        Self { plain: 0..plain.len(), sealed: plain.len()..bytes.len(), bytes }
+    pub fn new(sealed: &[u8]) -> Self {
+        Self { bytes: sealed.to_vec(), plain: 0..0, sealed: 0..sealed.len() }
     }
 
     /// The data that can be handed on.

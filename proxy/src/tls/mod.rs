@@ -9,7 +9,6 @@ mod incoming;
 mod records;
 
 use std::{
-    cell::Cell,
     fmt,
     io::{self, IoSlice},
     pin::Pin,
@@ -24,7 +23,7 @@ use tokio::{
 
 use self::{
     incoming::Incoming,
-    records::{Opened, PLAIN_MAX, Records, SEALED_MORE},
+    records::{Opened, PLAIN_MAX, Records},
 };
 use crate::net::stream::Stream;
 
@@ -32,35 +31,31 @@ use crate::net::stream::Stream;
 pub use handshake::Agreed;
 pub use handshake::{accept, connect};
 
-/// How many full records are written at once.
-const RECORDS_MAX: usize = 4;
+/// How many full records are written at once, and held while the peer reads nothing.
+const RECORDS_MAX: usize = 2;
 /// How many slices are taken at once.
 const SLICES_MAX: usize = 16;
-
-thread_local! {
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// An established connection.
 pub struct Tls<S> {
     io: S,
     records: Records,
     incoming: Incoming,
-    /// Sealed, and not all written yet.
-    outgoing: Vec<u8>,
+    /// Records that are not all written yet, the next first; so much of that is.
+    outgoing: [Vec<u8>; RECORDS_MAX],
     written: usize,
     /// The peer has said close_notify.
     ended: bool,
-    /// We have.
+    /// Nothing more is sealed: we have said close_notify, or the connection is broken.
     closed: bool,
     /// Why nothing can be read any more.
-    broken: Option<io::ErrorKind>,
+    broken: Option<Box<(io::ErrorKind, String)>>,
 }
 
 impl<S: Stream> Tls<S> {
-    fn new(io: S, records: Records, incoming: Incoming, ended: bool) -> Self {
-        let (outgoing, written) = (Vec::new(), 0);
-        Self { io, records, incoming, outgoing, written, ended, closed: false, broken: None }
+    fn new(io: S, records: Records, incoming: Incoming) -> Self {
+        let (outgoing, written, broken) = (Default::default(), 0, None);
+        Self { io, records, incoming, outgoing, written, ended: false, closed: false, broken }
     }
 
     /// Ready when there is something to read, or with `false` at the peer's clean end. Nothing is consumed.
@@ -72,8 +67,8 @@ impl<S: Stream> Tls<S> {
             if self.ended {
                 return Poll::Ready(Ok(false));
             }
-            if let Some(kind) = self.broken {
-                return Poll::Ready(Err(kind.into()));
+            if let Some((kind, why)) = self.broken.as_deref() {
+                return Poll::Ready(Err(io::Error::new(*kind, why.clone())));
             }
             let filled = match self.open_next() {
                 Ok(true) => continue,
@@ -83,7 +78,7 @@ impl<S: Stream> Tls<S> {
             let ended = || Err(io::ErrorKind::UnexpectedEof.into());
             if let Err(error) = filled.and_then(|read| if read == 0 { ended() } else { Ok(()) }) {
                 self.incoming.clear();
-                self.broken = Some(error.kind());
+                self.broken = Some(Box::new((error.kind(), error.to_string())));
                 return Poll::Ready(Err(error));
             }
         }
@@ -104,30 +99,30 @@ impl<S: Stream> Tls<S> {
         Ok(true)
     }
 
-    /// Tells the peer, as far as that can be done at once.
+    /// Nothing more is written; the peer is told why, as far as that can be done at once.
     fn refuse(&mut self, error: Error, cx: &mut Context<'_>) -> io::Error {
         let heard = matches!(error, Error::AlertReceived(_));
-        if !heard && self.records.alert(records::alert_of(&error), &mut self.outgoing).is_ok() {
-            let _ = self.poll_written(cx);
+        // Behind what the peer does not take it would not arrive, and a writer who waits for that keeps his waker.
+        if !heard && !self.closed && self.outgoing[0].is_empty() {
+            let _ = self.alert(records::alert_of(&error)).map(|()| self.poll_written(cx));
         }
+        self.closed = true;
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
     /// Writes what is sealed.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.outgoing.get(self.written..).filter(|rest| !rest.is_empty()) {
-            let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
+        while !self.outgoing[0].is_empty() {
+            let [first, second] = &self.outgoing;
+            let records = [IoSlice::new(&first[self.written..]), IoSlice::new(second)];
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &records))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written;
-        }
-        if self.written > 0 {
-            self.written = 0;
-            let mut outgoing = std::mem::take(&mut self.outgoing);
-            if outgoing.capacity() >= RECORDS_MAX * PLAIN_MAX {
-                outgoing.clear();
-                SPARE.set(outgoing);
+            while !self.outgoing[0].is_empty() && self.written >= self.outgoing[0].len() {
+                self.written -= self.outgoing[0].len();
+                self.outgoing[0] = std::mem::take(&mut self.outgoing[1]);
             }
         }
         Poll::Ready(Ok(()))
@@ -136,22 +131,26 @@ impl<S: Stream> Tls<S> {
     /// Seals as much as is written at once, and says how much that is.
     fn seal(&mut self, data: &OutboundChunks<'_>) -> Result<usize, Error> {
         let (now, _) = data.split_at(RECORDS_MAX * PLAIN_MAX);
-        if now.len() > PLAIN_MAX {
-            self.outgoing = SPARE.take();
-            self.outgoing.reserve(RECORDS_MAX * (PLAIN_MAX + SEALED_MORE));
-        }
         let (taken, mut rest) = (now.len(), now);
-        while !rest.is_empty() {
+        for outgoing in &mut self.outgoing {
             let (record, more) = rest.split_at(PLAIN_MAX);
-            self.records.seal(record, &mut self.outgoing)?;
+            if !record.is_empty() {
+                self.records.seal(record, outgoing)?;
+            }
             rest = more;
         }
         Ok(taken)
     }
 
+    /// Seals an alert behind everything else.
+    fn alert(&mut self, what: AlertDescription) -> Result<(), Error> {
+        let [first, second] = &mut self.outgoing;
+        self.records.alert(what, if second.is_empty() { first } else { second })
+    }
+
     #[cfg(test)]
     fn held(&self) -> usize {
-        self.incoming.held() + self.outgoing.capacity()
+        self.incoming.held() + self.outgoing.iter().map(Vec::capacity).sum::<usize>()
     }
 }
 
@@ -211,8 +210,11 @@ impl<S: Stream> AsyncWrite for Tls<S> {
         if count == 0 {
             return Poll::Ready(Ok(0));
         }
-        let taken = self.seal(&OutboundChunks::new(&slices[..count]));
-        let taken = taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let taken = self.seal(&OutboundChunks::new(&slices[..count])).map_err(|error| {
+            // What is sealed already is no whole of anything: no close_notify may follow it.
+            self.closed = true;
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })?;
         // What the peer does not take now waits for the next write, or a flush.
         match self.poll_written(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -234,7 +236,7 @@ impl<S: Stream> AsyncWrite for Tls<S> {
         let this = &mut *self;
         if !this.closed {
             this.closed = true;
-            let said = this.records.alert(AlertDescription::CloseNotify, &mut this.outgoing);
+            let said = this.alert(AlertDescription::CloseNotify);
             said.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
         ready!(this.poll_written(cx))?;

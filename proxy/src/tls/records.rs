@@ -18,8 +18,8 @@ pub const HEAD: usize = 5;
 const SEALED_MAX: usize = PLAIN_MAX + 256;
 /// What a sealed record is longer than its data, with every suite: the head, the type of its data, the tag.
 pub const SEALED_MORE: usize = HEAD + 1 + 16;
-/// Key updates of a peer without any data between them, before it is taken for one that only makes work.
-const UPDATES_MAX: u8 = 32;
+/// Records in a row without any data, key updates among them, before a peer is taken for one that only makes work.
+const BARE_MAX: u8 = 32;
 
 /// Types of handshake messages that may come after the handshake (section 4).
 const NEW_SESSION_TICKET: u8 = 4;
@@ -64,8 +64,8 @@ pub struct Records {
     opened: u64,
     /// A key update of ours is due: the peer has asked for it (section 4.6.3).
     asked: bool,
-    /// Its key updates since it sent data.
-    updates: u8,
+    /// Its records since it sent data.
+    bare: u8,
     /// How many records are sealed with one key.
     sealed_max: u64,
 }
@@ -87,7 +87,7 @@ impl Records {
             opened,
             // aws-lc follows the numbers of a key's records from 0 on, and a handshake that sent tickets has used some.
             asked: sealed > 0,
-            updates: 0,
+            bare: 0,
             // Well before the limit: nothing depends on the last record.
             sealed_max: suite.common.confidentiality_limit / 2,
         })
@@ -102,8 +102,12 @@ impl Records {
     }
 
     /// Appends a key update (section 4.6.3), which asks for none in return, and seals with the next key from then on.
-    pub fn update(&mut self, to: &mut Vec<u8>) -> Result<(), Error> {
+    pub(super) fn update(&mut self, to: &mut Vec<u8>) -> Result<(), Error> {
         self.append(ContentType::Handshake, OutboundChunks::Single(&[KEY_UPDATE, 0, 0, 1, 0]), to)?;
+        self.change_sealing_key()
+    }
+
+    pub(super) fn change_sealing_key(&mut self) -> Result<(), Error> {
         self.encrypter = encrypter(self.suite, self.next.sealing()?)?;
         (self.sealed, self.asked) = (0, false);
         Ok(())
@@ -115,7 +119,7 @@ impl Records {
         self.append(ContentType::Alert, OutboundChunks::Single(&[level, what.into()]), to)
     }
 
-    fn append(
+    pub(super) fn append(
         &mut self,
         typ: ContentType,
         payload: OutboundChunks<'_>,
@@ -142,11 +146,13 @@ impl Records {
             InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, sealed);
         let plain = self.decrypter.decrypt(message, self.opened)?;
         self.opened += 1;
+        let data = plain.typ == ContentType::ApplicationData && !plain.payload.is_empty();
+        self.bare = if data { 0 } else { self.bare + 1 };
+        if self.bare > BARE_MAX {
+            return Err(PeerMisbehaved::TooManyEmptyFragments.into());
+        }
         match plain.typ {
-            ContentType::ApplicationData => {
-                self.updates = 0;
-                Ok(Opened::Data(plain.payload.len()))
-            }
+            ContentType::ApplicationData => Ok(Opened::Data(plain.payload.len())),
             ContentType::Alert => alerted(plain.payload),
             ContentType::Handshake => match told(plain.payload)? {
                 Told::Nothing => Ok(Opened::Nothing),
@@ -159,10 +165,6 @@ impl Records {
     }
 
     fn updated(&mut self, asks: bool) -> Result<Opened, Error> {
-        self.updates += 1;
-        if self.updates > UPDATES_MAX {
-            return Err(PeerMisbehaved::TooManyKeyUpdateRequests.into());
-        }
         self.decrypter = decrypter(self.suite, self.next.opening()?)?;
         self.opened = 0;
         self.asked |= asks;
@@ -196,7 +198,14 @@ pub fn alert_of(error: &Error) -> AlertDescription {
 fn alerted(payload: &[u8]) -> Result<Opened, Error> {
     let &[_level, what] = payload else { return Err(InvalidMessage::MessageTooShort.into()) };
     let what = AlertDescription::from(what);
-    if what == AlertDescription::CloseNotify { Ok(Opened::End) } else { Err(Error::AlertReceived(what)) }
+    if what == AlertDescription::CloseNotify {
+        Ok(Opened::End)
+    } else if what == AlertDescription::UserCanceled {
+        // Its close_notify follows (section 6.1).
+        Ok(Opened::Nothing)
+    } else {
+        Err(Error::AlertReceived(what))
+    }
 }
 
 /// What handshake messages say after the handshake.
@@ -208,6 +217,9 @@ enum Told {
 /// Whole messages in one record; a key update is the last (section 5.1). Tickets are for resumption, which no side of
 /// the mesh does.
 fn told(mut messages: &[u8]) -> Result<Told, Error> {
+    if messages.is_empty() {
+        return Err(InvalidMessage::InvalidEmptyPayload.into());
+    }
     loop {
         match *messages {
             [] => return Ok(Told::Nothing),

@@ -163,7 +163,7 @@ async fn a_peer_that_only_renews_keys_is_cut_off() {
     far.records.set_sealed_max(0);
     // An empty write renews nothing; a record of data ends the count.
     for _ in 0..100 {
-        far.records.seal(OutboundChunks::Single(b"x"), &mut far.outgoing).expect("seal");
+        far.records.seal(OutboundChunks::Single(b"x"), &mut far.outgoing[0]).expect("seal");
     }
     far.flush().await.expect("flush");
     near.read_exact(&mut [0; 100]).await.expect("data between them");
@@ -171,10 +171,10 @@ async fn a_peer_that_only_renews_keys_is_cut_off() {
     for _ in 0..33 {
         far.records.update(&mut updates).expect("update");
     }
-    far.outgoing = updates;
+    far.outgoing[0] = updates;
     far.flush().await.expect("flush");
     let error = near.read(&mut [0; 8]).await.expect_err("refused");
-    assert!(error.to_string().contains("TooManyKeyUpdateRequests"), "{error}");
+    assert!(error.to_string().contains("TooManyEmptyFragments"), "{error}");
 }
 
 #[tokio::test]
@@ -196,8 +196,8 @@ async fn an_idle_connection_holds_nothing() {
 #[tokio::test]
 async fn a_reader_that_waits_for_the_rest_of_a_record_holds_no_more_than_that() {
     let (mut near, mut far) = ours().await;
-    near.records.seal(OutboundChunks::Single(&letters(1000)), &mut near.outgoing).expect("seal");
-    near.io.write_all(&near.outgoing[..100]).await.expect("write");
+    near.records.seal(OutboundChunks::Single(&letters(1000)), &mut near.outgoing[0]).expect("seal");
+    near.io.write_all(&near.outgoing[0][..100]).await.expect("write");
     far.io.readable().await.expect("readable");
     let waits = poll_fn(|cx| Poll::Ready(far.poll_readable(cx).is_pending())).await;
     assert!(waits, "a part of a record is no data");
@@ -258,4 +258,93 @@ async fn a_reader_that_reads_nothing_stops_the_writer() {
     assert!(!writing.is_finished(), "64 MiB do not fit anywhere");
     far.read_exact(&mut vec![0; (64 << 20) - 1]).await.expect("read");
     drop(writing.await.expect("writes"));
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_records_without_data_is_cut_off() {
+    let (mut near, mut far) = ours().await;
+    let mut empty = Vec::new();
+    // Tickets come before: they count, too.
+    far.records.seal(OutboundChunks::Single(b"x"), &mut empty).expect("seal");
+    for _ in 0..32 {
+        far.records.seal(OutboundChunks::Single(&[]), &mut empty).expect("seal");
+    }
+    far.records.seal(OutboundChunks::Single(b"x"), &mut empty).expect("seal");
+    far.io.write_all(&empty).await.expect("write");
+    for _ in 0..2 {
+        assert_eq!(near.read_u8().await.expect("data around them"), b'x');
+    }
+    empty.clear();
+    for _ in 0..33 {
+        far.records.seal(OutboundChunks::Single(&[]), &mut empty).expect("seal");
+    }
+    far.io.write_all(&empty).await.expect("write");
+    let error = near.read_u8().await.expect_err("refused");
+    assert!(error.to_string().contains("TooManyEmptyFragments"), "{error}");
+    let again = near.read_u8().await.expect_err("still");
+    assert_eq!(again.to_string(), error.to_string(), "the reason stays");
+    let error = near.write_all(b"x").await.expect_err("nothing more is said");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+/// What a client sends with the end of its handshake, in one segment.
+struct Delayed(TcpStream, Vec<u8>);
+
+impl Stream for Delayed {
+    fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl AsyncRead for Delayed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Delayed {
+    /// Holds back what comes after the ClientHello.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.first() == Some(&22) {
+            return Pin::new(&mut self.0).poll_write(cx, buf);
+        }
+        self.1.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_the_end_of_a_handshake_is_read_after_it() {
+    let ((near, far), (client, server)) = (pair().await, configs());
+    let serving = tokio::spawn(accept(server, Vec::new(), far));
+    let mut near = connect(client, name(), Delayed(near, Vec::new())).await.expect("client").0;
+    // A key update that asks for one in return, data, the end: all behind our Finished.
+    let mut said = Vec::new();
+    let asks = OutboundChunks::Single(&[24, 0, 0, 1, 1]);
+    near.records.append(rustls::ContentType::Handshake, asks, &mut said).expect("seal");
+    near.records.change_sealing_key().expect("key");
+    near.records.seal(OutboundChunks::Single(b"at once"), &mut said).expect("seal");
+    near.records.alert(AlertDescription::CloseNotify, &mut said).expect("seal");
+    let flight = [std::mem::take(&mut near.io.1), said].concat();
+    near.io.0.write_all(&flight).await.expect("write");
+    let (mut far, _) = serving.await.expect("serves").expect("server");
+    let mut came = String::new();
+    far.read_to_string(&mut came).await.expect("read");
+    assert_eq!(came, "at once");
+    far.write_all(b"an answer").await.expect("write");
+    let mut answer = [0; 9];
+    near.read_exact(&mut answer).await.expect("read, under the next key");
+    assert_eq!(&answer, b"an answer");
 }

@@ -123,7 +123,7 @@ impl Endpoint {
         let handshake = handshake.map_err(|_| ConnectError::Timeout(HANDSHAKE_TIMEOUT.as_secs()))?;
         let (tls, agreed) = handshake.map_err(ConnectError::Tls)?;
         // A server that agreed on nothing is no mesh proxy, whatever its certificate says.
-        let (peer, inside) = (Proven::new(&agreed.certificates), Inside::agreed(agreed.alpn.as_deref()));
+        let (peer, inside) = (Proven::new(agreed.certificates), Inside::agreed(agreed.alpn.as_deref()));
         if let (Some(peer), Some(inside)) = (peer, inside) {
             return Ok((Trusted::new(tls, peer, &own, self.credentials.clone()), inside));
         }

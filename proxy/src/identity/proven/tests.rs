@@ -66,7 +66,7 @@ impl Authority {
 #[test]
 fn a_leafs_times_are_read() {
     let (leaf, _) = authority().leaf((2001, 2002));
-    let proven = Proven::new(&[leaf]).expect("a chain");
+    let proven = Proven::new(vec![leaf]).expect("a chain");
     assert_eq!(proven.not_before.as_secs(), 978_307_200);
     assert_eq!(proven.ends(), UNIX_EPOCH + Duration::from_secs(1_009_843_200));
 }
@@ -88,7 +88,7 @@ fn requests_end_before_the_certificate_does() {
 #[test]
 fn a_leaf_that_has_ended_is_still_vouched_for_by_its_root_and_by_no_other() {
     let (ours, other) = (authority(), authority());
-    let proven = Proven::new(&[ours.leaf((2001, 2002)).0]).expect("a chain");
+    let proven = Proven::new(vec![ours.leaf((2001, 2002)).0]).expect("a chain");
     assert!(proven.is_vouched_for(&store(&[&other, &ours])));
     assert!(!proven.is_vouched_for(&store(&[&other])));
 }
@@ -110,7 +110,7 @@ async fn mesh(authority: &Authority) -> Mesh {
     let (client, server) =
         tokio::join!(tls::connect(config, name, near), tls::accept(own.server_config(), Vec::new(), far),);
     let trusted = |(tls, agreed): (_, tls::Agreed)| {
-        let peer = Proven::new(&agreed.certificates).expect("the peer's chain");
+        let peer = Proven::new(agreed.certificates).expect("the peer's chain");
         Trusted::new(tls, peer, &own, current.clone())
     };
     Mesh { client: trusted(client.expect("client")), server: trusted(server.expect("server")), bundle }
