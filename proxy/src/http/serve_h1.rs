@@ -82,12 +82,21 @@ impl State {
     }
 }
 
+/// Why a connection gives up what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// Its client has said nothing for long.
+    Long,
+    /// There are too many; others take it over, so that it need not go back to the kernel.
+    Crowded,
+}
+
 /// How hyper's part has ended.
 enum Served<S> {
     /// With the connection.
     Whole(hyper::Result<()>),
     /// The client has nothing to say; so much was read and not used.
-    Idle(Peeked<S>, Bytes),
+    Idle(Peeked<S>, Bytes, Pause),
 }
 
 /// Serves a connection's requests until it ends or drains.
@@ -110,8 +119,11 @@ where
         // Boxed: its memory goes back, too.
         let rest = match Box::pin(serve_until_idle(io, limits, &draining, &handle, plain)).await {
             Served::Whole(ended) => return ended,
-            Served::Idle(client, rest) => {
+            Served::Idle(client, rest, pause) => {
                 io = client;
+                if pause == Pause::Long {
+                    memory::give_back_soon();
+                }
                 rest
             }
         };
@@ -121,7 +133,6 @@ where
         }
         // It is 8 KiB for as long as anything refers to it, even to nothing of it.
         drop(rest);
-        memory::give_back_soon();
         if io.ahead().is_empty() && !pause(io.socket(), limits, &mut draining).await {
             return Ok(());
         }
@@ -140,7 +151,7 @@ where
     F: Fn(Request<Incoming>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let _warm = Warm::begin();
+    let _warm = pauses.then(Warm::begin);
     let (streams, state) = (&Streams::new(), &Arc::new(State::default()));
     let service = service_fn(|request: Request<Incoming>| {
         state.bodiless.store(request.body().is_end_stream(), Relaxed);
@@ -170,36 +181,35 @@ where
     tokio::select! {
         // The connection first: a request that has arrived is answered, whatever else is true.
         biased;
-        ended = &mut connection => return Served::Whole(ended),
+        ended = &mut connection => Served::Whole(ended),
         () = ending.reaches(Stage::Ending) => {
             Pin::new(&mut connection).graceful_shutdown();
-            return Served::Whole(connection.await);
+            Served::Whole(connection.await)
         }
-        () = idle(streams, state), if pauses => {}
-    }
-    match connection.into_parts() {
-        Some(parts) => Served::Idle(parts.io.into_inner().io, parts.read_buf),
-        None => Served::Whole(Ok(())),
+        pause = idle(streams, state), if pauses => match connection.into_parts() {
+            Some(parts) => Served::Idle(parts.io.into_inner().io, parts.read_buf, pause),
+            None => Served::Whole(Ok(())),
+        },
     }
 }
 
 /// Returns when nothing has run on a connection for a while, and hyper holds nothing of it; at once among too many. That
 /// is looked at whenever the connection has done something.
-async fn idle(streams: &Arc<Streams>, state: &State) {
+async fn idle(streams: &Arc<Streams>, state: &State) -> Pause {
     let mut for_long = pin!(async {
         loop {
             streams.idle_for(IDLE).await;
             if state.is_settled() {
-                return;
+                return Pause::Long;
             }
             sleep(IDLE).await;
         }
     });
     poll_fn(|cx| {
         let now = Warm::is_crowded() && streams.is_idle() && state.is_settled();
-        if now { Poll::Ready(()) } else { for_long.as_mut().poll(cx) }
+        if now { Poll::Ready(Pause::Crowded) } else { for_long.as_mut().poll(cx) }
     })
-    .await;
+    .await
 }
 
 /// Waits for a client's next request, with nothing in hand. `false`: it has ended, or may not be waited for any longer.
@@ -287,7 +297,8 @@ mod tests {
         let serving = tokio::spawn(async move {
             let _drain = drain;
             let handle = |_| async { Ok(Response::new(Body::words("yes"))) };
-            serve(Peeked::new(server), Limits::APPLICATION, draining, handle).await
+            // As inbound ones are served.
+            serve(Peeked::new(server).boxed(), Limits::APPLICATION, draining, handle).await
         });
         (client, serving)
     }
@@ -321,13 +332,13 @@ mod tests {
     #[tokio::test]
     async fn among_many_connections_each_gives_up_what_it_holds_with_its_answer() {
         let mut clients = Vec::new();
-        for _ in 0..3 * WARM_MAX {
+        for _ in 0..WARM_MAX + WARM_MAX / 2 {
             let (mut client, serving) = served().await;
             ask(&mut client, GET).await;
             clients.push((client, serving));
             // Other tests have connections, too.
             let warm = WARM.load(Relaxed);
-            assert!(warm < 2 * WARM_MAX, "{warm} hold buffers");
+            assert!(warm < WARM_MAX + WARM_MAX / 3, "{warm} hold buffers");
         }
         for (client, _) in &mut clients {
             ask(client, &[GET, GET].concat()).await;

@@ -18,8 +18,8 @@ use crate::{body::Body, failure::ConnectError, identity::Inside};
 /// rarely meets a connection that is just being closed.
 const IDLE: Duration = Duration::from_millis(1900);
 /// The most idle connections kept to one endpoint: what that many clients use at once again and again. They are 17 KiB each,
-/// and soon gone.
-const IDLE_MAX: usize = 1024;
+/// and a burst of them is gone with the next sweep.
+const IDLE_MAX: usize = 512;
 /// The head of a response, at most.
 const HEAD_MAX: usize = 64 * 1024;
 
@@ -82,12 +82,12 @@ impl Pool {
     /// sent whole may be busy for as long as that client likes: nobody waits for it.
     fn take(&self) -> Option<SendRequest<Body>> {
         let (mut idle, now) = (self.idle(), Instant::now());
+        let is_old = |idle: &Idle| now.duration_since(idle.since) >= IDLE;
+        if idle.first().is_some_and(is_old) {
+            let old = idle.partition_point(is_old);
+            idle.drain(..old);
+        }
         for at in (0..idle.len()).rev() {
-            if now.duration_since(idle[at].since) >= IDLE {
-                // As are all before it.
-                idle.drain(..=at);
-                break;
-            }
             if idle[at].sender.is_ready() {
                 return Some(idle.remove(at).sender);
             }
