@@ -69,7 +69,7 @@ pub struct Flags {
     #[arg(long, value_name = "IMAGE", default_value = concat!("heddle-init:", env!("CARGO_PKG_VERSION")))]
     pub init_image: String,
 
-    /// What to log, as in tracing's EnvFilter
+    /// What to log: a level, and levels of parts of it (info,heddle_injector=debug)
     #[arg(long, value_name = "FILTER", default_value = "info", env = "HEDDLE_LOG")]
     pub log: String,
 

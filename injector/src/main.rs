@@ -36,6 +36,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use tracing_subscriber::{filter::Targets, fmt::layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use flags::Flags;
 
@@ -52,10 +53,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&flags.log)
-        .with_context(|| format!("--log {:?}", flags.log))?;
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    let filter: Targets = flags.log.parse().with_context(|| format!("--log {:?}", flags.log))?;
+    let lines = layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     // Two crates bring a provider; the one that all of Heddle uses is meant wherever none is named.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

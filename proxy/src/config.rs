@@ -54,7 +54,7 @@ pub struct Config {
     /// The application's probes, replayed on the health port (JSON).
     #[arg(long, env = "HEDDLE_APP_PROBES", default_value = "{}")]
     pub app_probes: String,
-    /// What is logged, as a tracing filter.
+    /// What is logged: a level, and levels of parts of it (`info,heddle_proxy=debug`).
     #[arg(long, env = "HEDDLE_LOG", default_value = "info")]
     pub log: String,
     /// Which requests and connections are written to the access log.

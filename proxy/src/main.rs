@@ -35,7 +35,13 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt::layer,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     admin::Probes,
@@ -194,12 +200,15 @@ async fn terminated() -> std::io::Result<()> {
 }
 
 fn log_to_stderr(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let lines = layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // By levels and targets: filters by fields would need a compiler of regular expressions.
+    let parsed = filter.parse::<Targets>();
+    let targets =
+        parsed.as_ref().map_or_else(|_| Targets::new().with_default(LevelFilter::INFO), Clone::clone);
+    tracing_subscriber::registry().with(lines).with(targets).init();
+    if let Err(error) = parsed {
+        warn!(filter, %error, "this is no log filter; logging at info");
+    }
 }
 
 /// The key must not end in a core dump, nor be read by another process of this user; and there must be files enough for
