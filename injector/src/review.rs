@@ -255,8 +255,8 @@ fn check_address(state: &State, pod: &Entry, from: IpAddr) -> Result<(), Refusal
             pod.key.name
         )));
     }
-    // One that runs has links: its node and its addresses.
-    if pod.links().is_empty() {
+    let runs = |link: &Link| matches!(link, Link::OnNode(_) | Link::PodAddress(_));
+    if !pod.links().iter().any(runs) {
         let name = &pod.key.name;
         return Err(Refusal::forbidden(format!("pod {name} is on no node (yet): ask again when it runs")));
     }

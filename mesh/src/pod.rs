@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// The label of a Node, and of a reduced Pod, that names its zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What a proxy knows of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use k8s_openapi::jiff::Timestamp;
 use mesh::names::ServiceName;
-use mesh::pod::PodFacts;
+use mesh::pod::{PodFacts, ZONE};
 use serde_json::Value;
 
 use super::links::{Link, SERVICE_NAME_LABEL, links};
@@ -96,6 +96,8 @@ impl Entry {
             Typed::EndpointSlice if name == SERVICE_NAME_LABEL => {
                 self.service().is_some_and(|service| *service.name == *value)
             }
+            // The only one that is served of a Pod.
+            Typed::Pod if name != ZONE => false,
             Typed::Pod | Typed::EndpointSlice | Typed::Service(_) | Typed::Node(_) => {
                 self.text.read::<Value>()["metadata"]["labels"][name] == value
             }

@@ -1,12 +1,10 @@
 //! An object cut down to what the mesh needs: a whole pod has ten times as much, and there are tens of thousands.
 
 use mesh::contract::PROXY_CONTAINER;
+use mesh::pod::ZONE;
 use serde_json::{Map, Value, json};
 
 use super::complete::forget_last_applied;
-
-/// Where a node is, and so its pods.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Takes away what no decision needs and no proxy is told.
 pub fn prune(value: &mut Value) {
