@@ -163,7 +163,8 @@ fn interop_passes_under_strict_mtls(world: &World) -> Result<()> {
 }
 
 fn interop_passes_behind_a_weighted_route(world: &World) -> Result<()> {
-    split_over_both(world, || interop(world, "strict/client", "split"))
+    // 14 calls each.
+    split_over_both(world, || (0..4).try_for_each(|_| interop(world, "strict/client", "split")))
 }
 
 fn a_soak_passes_from_the_mesh_to_an_unmeshed_server(world: &World) -> Result<()> {
@@ -189,7 +190,9 @@ fn split_over_both(world: &World, does: impl Fn() -> Result<()>) -> Result<()> {
     does()?;
     let after = served()?;
     let parts = [after[0] - before[0], after[1] - before[1]];
-    let fair = parts.iter().all(|part| *part >= 0.2 * (parts[0] + parts[1]) && *part > 0.0);
+    // Of 40 calls a server gets fewer than 4 once in many millions of runs.
+    ensure!(parts[0] + parts[1] >= 40.0, "only {parts:?} calls: too few to tell");
+    let fair = parts.iter().all(|part| *part >= 0.1 * (parts[0] + parts[1]));
     ensure!(fair, "the servers' proxies counted {parts:?} calls");
     Ok(())
 }
