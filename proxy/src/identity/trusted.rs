@@ -115,7 +115,9 @@ impl<S: Stream> AsyncWrite for Trusted<S> {
         self.stream.is_write_vectored()
     }
 
+    /// Looks in any case: whoever does nothing else for long does this first.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unlooked = UNLOOKED_MAX;
         self.poll_trusted(cx, S::poll_flush)
     }
 

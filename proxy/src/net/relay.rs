@@ -105,7 +105,7 @@ impl Way {
         Self { rest, unflushed: true, ended: false, shut: false }
     }
 
-    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    fn poll<R: AsyncRead + AsyncWrite + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
@@ -113,7 +113,11 @@ impl Way {
         mut count: impl FnMut(u64),
     ) -> Poll<io::Result<()>> {
         for _ in 0..TURN {
-            ready!(self.poll_rest(cx, to, &mut count))?;
+            if self.poll_rest(cx, to, &mut count)?.is_pending() {
+                // Nobody reads from it meanwhile, and it may have something to say: that its peer is trusted no more.
+                let _ = Pin::new(from).poll_flush(cx)?;
+                return Poll::Pending;
+            }
             if self.ended {
                 return self.poll_shutdown(cx, to);
             }

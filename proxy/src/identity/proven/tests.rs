@@ -19,7 +19,7 @@ use tokio::{
 use super::*;
 use crate::{
     identity::{Credentials, Inside, Trusted},
-    net::relay::pair,
+    net::relay::{pair, relay},
     tls::{self, Tls},
 };
 
@@ -116,13 +116,13 @@ async fn mesh(authority: &Authority) -> Mesh {
     Mesh { client: trusted(client.expect("client")), server: trusted(server.expect("server")), bundle }
 }
 
-impl Mesh {
-    fn trust(&self, roots: RootCertStore) {
-        let present = self.bundle.borrow().clone().expect("credentials");
-        let next = present.with_roots(Arc::new(roots)).expect("credentials");
-        self.bundle.send_replace(Some(Arc::new(next)));
-    }
+fn trust(bundle: &watch::Sender<Option<Arc<Credentials>>>, roots: RootCertStore) {
+    let present = bundle.borrow().clone().expect("credentials");
+    let next = present.with_roots(Arc::new(roots)).expect("credentials");
+    bundle.send_replace(Some(Arc::new(next)));
+}
 
+impl Mesh {
     async fn check_carries(&mut self) {
         self.client.write_all(b"thread").await.expect("write");
         self.client.flush().await.expect("flush");
@@ -137,13 +137,35 @@ async fn a_connection_lives_as_long_as_its_root_and_is_then_reset_on_both_sides(
     let (old, new) = (authority(), authority());
     let mut mesh = mesh(&old).await;
     mesh.check_carries().await;
-    mesh.trust(store(&[&new, &old]));
+    trust(&mesh.bundle, store(&[&new, &old]));
     mesh.check_carries().await;
-    mesh.trust(store(&[&new]));
+    trust(&mesh.bundle, store(&[&new]));
     let (mut at_client, mut at_server) = ([0; 1], [0; 1]);
     let ends = tokio::join!(mesh.client.read(&mut at_client), mesh.server.read(&mut at_server));
     for end in [ends.0, ends.1] {
         assert_eq!(end.expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
     }
     assert!(mesh.client.write(b"more").await.is_err() || mesh.client.flush().await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_reads_from_is_reset_too() {
+    let (old, new) = (authority(), authority());
+    let Mesh { mut client, mut server, bundle } = mesh(&old).await;
+    let (mut application, _reads_nothing) = pair().await;
+    let relaying = tokio::spawn(async move { relay(&mut server, &mut application, |_| ()).await });
+    // Until nothing more fits anywhere.
+    let fill = async {
+        loop {
+            client.write_all(&[7; 65_536]).await.expect("write");
+        }
+    };
+    tokio::select! {
+        biased;
+        () = fill => {}
+        () = tokio::time::sleep(Duration::from_millis(200)) => {}
+    }
+    trust(&bundle, store(&[&new]));
+    let ended = tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it ends");
+    assert_eq!(ended.expect("no panic").expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
 }
