@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 /// How long after the first connection that has given something up: what a burst leaves is given back at once.
 const SOON: Duration = Duration::from_secs(2);
@@ -25,9 +25,11 @@ pub fn give_back_soon() {
     static ASKED: AtomicBool = AtomicBool::new(false);
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whoever asks while the runtime ends has nobody who could do it, and needs nobody.
+    let Ok(runtime) = Handle::try_current() else { return };
     if !ASKED.swap(true, Relaxed) {
         let rest = last().map_or(Duration::ZERO, |last| APART.saturating_sub(last.elapsed()));
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             tokio::time::sleep(rest.max(SOON)).await;
             ASKED.store(false, Relaxed);
             *last() = Some(Instant::now());

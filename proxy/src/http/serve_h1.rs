@@ -62,7 +62,10 @@ impl Warm {
 
 impl Drop for Warm {
     fn drop(&mut self) {
-        WARM.fetch_sub(1, Relaxed);
+        if WARM.fetch_sub(1, Relaxed) == WARM_MAX + 1 {
+            // The crowd is over: what it has left nobody may take over any more.
+            memory::give_back_soon();
+        }
     }
 }
 

@@ -82,9 +82,24 @@ where
     poll_fn(|cx| {
         let sent = there.poll(cx, caller, callee, |sent| count(Carried { sent, received: 0 }))?;
         let received = back.poll(cx, callee, caller, |received| count(Carried { sent: 0, received }))?;
-        if sent.is_ready() && received.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if sent.is_ready() && received.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        look(caller, cx)?;
+        look(callee, cx)?;
+        Poll::Pending
     })
     .await
+}
+
+/// Learns of a side's reset even while nothing is read from it, because the other takes nothing or it has ended: its peer
+/// may be trusted no more. Whatever else breaks it is found where it matters, by a read or a write.
+fn look(side: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> io::Result<()> {
+    let flushed = match Pin::new(side).poll_flush(cx) {
+        Poll::Ready(flushed) => flushed,
+        Poll::Pending => Ok(()),
+    };
+    flushed.or_else(|error| if error.kind() == io::ErrorKind::ConnectionReset { Err(error) } else { Ok(()) })
 }
 
 /// One way of a relay.
@@ -105,7 +120,7 @@ impl Way {
         Self { rest, unflushed: true, ended: false, shut: false }
     }
 
-    fn poll<R: AsyncRead + AsyncWrite + Unpin, W: AsyncWrite + Unpin>(
+    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
@@ -113,11 +128,7 @@ impl Way {
         mut count: impl FnMut(u64),
     ) -> Poll<io::Result<()>> {
         for _ in 0..TURN {
-            if self.poll_rest(cx, to, &mut count)?.is_pending() {
-                // Nobody reads from it meanwhile, and it may have something to say: that its peer is trusted no more.
-                let _ = Pin::new(from).poll_flush(cx)?;
-                return Poll::Pending;
-            }
+            ready!(self.poll_rest(cx, to, &mut count))?;
             if self.ended {
                 return self.poll_shutdown(cx, to);
             }

@@ -26,8 +26,8 @@ use crate::net::stream::Stream;
 const READ: usize = 4096;
 /// The most that is held of a peer's handshake. rustls takes no message longer than 64 KiB.
 const HELD_MAX: usize = 68 * 1024;
-/// The types of TLS records (RFC 8446 section 5.1).
-const TYPES: RangeInclusive<u8> = 20..=23;
+/// The types of TLS records (RFC 8446 section 5.1, RFC 6520).
+const TYPES: RangeInclusive<u8> = 20..=24;
 
 /// Dials: says who we are, and asks who `io` is, whose `name` goes for nothing but errors.
 ///
@@ -141,8 +141,9 @@ impl<C: Session, S: Stream> Handshake<C, S> {
                 }
                 Ok(Step::Done) => return self.finish(),
                 Err(error) => {
-                    // The peer is told why, where rustls has a word for it; the error comes first.
-                    while matches!(self.step(&mut outgoing), Ok(Step::Go)) {}
+                    // The peer is told why, where rustls has a word for it: one step, which looks at nothing that came if
+                    // there is something to say. The error comes first.
+                    let _ = self.step(&mut outgoing);
                     let _ = self.io.write_all(&outgoing).await;
                     return Err(invalid(error));
                 }
@@ -176,9 +177,12 @@ impl<C: Session, S: Stream> Handshake<C, S> {
     async fn feed(&mut self) -> io::Result<()> {
         loop {
             let rest = &self.incoming[self.fed..];
-            // What is no record it refuses at once.
+            // What is no record, or too long for one, it refuses at once, and says so.
             let foreign = rest.first().is_some_and(|first| !TYPES.contains(first));
-            let next = if foreign { Some(rest.len()) } else { records::length(rest).map_err(invalid)? };
+            let next = match records::length(rest) {
+                Ok(length) if !foreign => length,
+                _ => Some(rest.len()),
+            };
             match next.filter(|next| *next <= rest.len()) {
                 Some(next) => {
                     self.fed += next;

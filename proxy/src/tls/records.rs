@@ -146,21 +146,36 @@ impl Records {
             InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, sealed);
         let plain = self.decrypter.decrypt(message, self.opened)?;
         self.opened += 1;
-        let data = plain.typ == ContentType::ApplicationData && !plain.payload.is_empty();
-        self.bare = if data { 0 } else { self.bare + 1 };
-        if self.bare > BARE_MAX {
-            return Err(PeerMisbehaved::TooManyEmptyFragments.into());
-        }
         match plain.typ {
-            ContentType::ApplicationData => Ok(Opened::Data(plain.payload.len())),
-            ContentType::Alert => alerted(plain.payload),
+            ContentType::ApplicationData if plain.payload.is_empty() => self.bare(),
+            ContentType::ApplicationData => {
+                self.bare = 0;
+                Ok(Opened::Data(plain.payload.len()))
+            }
+            ContentType::Alert => match alerted(plain.payload)? {
+                Alerted::End => Ok(Opened::End),
+                Alerted::Nothing => self.bare(),
+            },
             ContentType::Handshake => match told(plain.payload)? {
-                Told::Nothing => Ok(Opened::Nothing),
-                Told::Update { asks } => self.updated(asks),
+                Told::Nothing => self.bare(),
+                Told::Update { asks } => {
+                    self.bare()?;
+                    self.updated(asks)
+                }
             },
             ContentType::ChangeCipherSpec | ContentType::Heartbeat | ContentType::Unknown(_) | _ => {
                 Err(InvalidMessage::InvalidContentType.into())
             }
+        }
+    }
+
+    /// One more record without data.
+    fn bare(&mut self) -> Result<Opened, Error> {
+        self.bare += 1;
+        if self.bare > BARE_MAX {
+            Err(PeerMisbehaved::TooManyEmptyFragments.into())
+        } else {
+            Ok(Opened::Nothing)
         }
     }
 
@@ -195,14 +210,20 @@ pub fn alert_of(error: &Error) -> AlertDescription {
     }
 }
 
-fn alerted(payload: &[u8]) -> Result<Opened, Error> {
+/// What an alert says that is no error.
+enum Alerted {
+    End,
+    Nothing,
+}
+
+fn alerted(payload: &[u8]) -> Result<Alerted, Error> {
     let &[_level, what] = payload else { return Err(InvalidMessage::MessageTooShort.into()) };
     let what = AlertDescription::from(what);
     if what == AlertDescription::CloseNotify {
-        Ok(Opened::End)
+        Ok(Alerted::End)
     } else if what == AlertDescription::UserCanceled {
         // Its close_notify follows (section 6.1).
-        Ok(Opened::Nothing)
+        Ok(Alerted::Nothing)
     } else {
         Err(Error::AlertReceived(what))
     }

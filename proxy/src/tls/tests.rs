@@ -233,6 +233,16 @@ async fn what_is_no_record_of_this_connection_ends_it_and_the_peer_is_told() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_too_long_is_refused_within_a_handshake_too() {
+    let ((mut near, far), (_, server)) = (pair().await, configs());
+    near.write_all(&[22, 3, 3, 0xff, 0xff]).await.expect("write");
+    accept(server, Vec::new(), far).await.expect_err("refused");
+    let mut said = Vec::new();
+    let _ = near.read_to_end(&mut said).await;
+    assert_eq!(said.first(), Some(&21), "an alert: {said:?}");
+}
+
+#[tokio::test]
 async fn each_side_is_told_why_the_other_refuses_it() {
     let ((near, far), (_, server)) = (pair().await, configs());
     // Another authority's root.

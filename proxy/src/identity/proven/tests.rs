@@ -169,3 +169,17 @@ async fn a_connection_that_nobody_reads_from_is_reset_too() {
     let ended = tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it ends");
     assert_eq!(ended.expect("no panic").expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
 }
+
+#[tokio::test]
+async fn a_connection_whose_peer_has_ended_is_reset_too() {
+    let (old, new) = (authority(), authority());
+    let Mesh { mut client, mut server, bundle } = mesh(&old).await;
+    let (mut application, mut silent) = pair().await;
+    let relaying = tokio::spawn(async move { relay(&mut server, &mut application, |_| ()).await });
+    client.write_all(b"a question").await.expect("write");
+    client.shutdown().await.expect("half-close");
+    silent.read_to_end(&mut Vec::new()).await.expect("the half-close");
+    trust(&bundle, store(&[&new]));
+    let ended = tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it ends");
+    assert_eq!(ended.expect("no panic").expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+}
