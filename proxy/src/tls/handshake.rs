@@ -7,9 +7,9 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig, SupportedCipherSuite,
+    ClientConfig, CommonState, Error, ServerConfig,
     client::{ClientConnectionData, UnbufferedClientConnection},
-    pki_types::ServerName,
+    pki_types::{CertificateDer, ServerName},
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus},
 };
@@ -18,7 +18,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{
     Tls,
     incoming::Incoming,
-    records::{self, NextKeys, Records},
+    invalid,
+    records::{self, Records},
 };
 use crate::net::stream::Stream;
 
@@ -59,7 +60,7 @@ pub async fn accept<S: Stream>(
 #[derive(Debug)]
 pub struct Agreed {
     /// The peer's certificates, which were verified; the leaf first.
-    pub certificates: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub certificates: Vec<CertificateDer<'static>>,
     /// What both want to speak.
     pub alpn: Option<Vec<u8>>,
 }
@@ -79,7 +80,7 @@ trait Session: Deref<Target: Deref<Target = CommonState>> {
 
     fn step<'i>(&mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'_, 'i, Self::Data>;
 
-    fn finish(self) -> Result<(ExtractedSecrets, SupportedCipherSuite, Box<dyn NextKeys>), Error>;
+    fn finish(self) -> Result<Records, Error>;
 }
 
 impl Session for UnbufferedClientConnection {
@@ -89,9 +90,9 @@ impl Session for UnbufferedClientConnection {
         self.process_tls_records(incoming)
     }
 
-    fn finish(self) -> Result<(ExtractedSecrets, SupportedCipherSuite, Box<dyn NextKeys>), Error> {
+    fn finish(self) -> Result<Records, Error> {
         let (secrets, next) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, next.negotiated_cipher_suite(), Box::new(next)))
+        Records::new(secrets, next)
     }
 }
 
@@ -102,9 +103,9 @@ impl Session for UnbufferedServerConnection {
         self.process_tls_records(incoming)
     }
 
-    fn finish(self) -> Result<(ExtractedSecrets, SupportedCipherSuite, Box<dyn NextKeys>), Error> {
+    fn finish(self) -> Result<Records, Error> {
         let (secrets, next) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, next.negotiated_cipher_suite(), Box::new(next)))
+        Records::new(secrets, next)
     }
 }
 
@@ -206,9 +207,7 @@ impl<C: Session, S: Stream> Handshake<C, S> {
 
     fn finish(self) -> io::Result<(Tls<S>, Agreed)> {
         let agreed = Agreed::of(&self.session);
-        let (secrets, suite, next) = self.session.finish().map_err(invalid)?;
-        let suite = suite.tls13().ok_or_else(|| invalid("TLS before 1.3"))?;
-        let records = Records::new(suite, secrets, next).map_err(invalid)?;
+        let records = self.session.finish().map_err(invalid)?;
         let incoming = Incoming::new(&self.incoming[self.fed..]);
         Ok((Tls::new(self.io, records, incoming), agreed))
     }
@@ -223,8 +222,4 @@ fn encode<D>(mut flight: EncodeTlsData<'_, D>, to: &mut Vec<u8>) -> Result<(), E
         flight.encode(&mut to[begins..]).map_err(|error| Error::General(error.to_string()))?;
     }
     Ok(())
-}
-
-fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -2,7 +2,7 @@
 //!
 //! rustls makes the handshake, keeps the secrets, and seals and opens each record. What is read and written when, and
 //! where it waits until then, is ours: an idle connection holds no buffer, what comes is opened where it was read, and a
-//! system call carries many records.
+//! system call carries two full ones, or many that are small.
 
 mod handshake;
 mod incoming;
@@ -31,7 +31,7 @@ use crate::net::stream::Stream;
 pub use handshake::Agreed;
 pub use handshake::{accept, connect};
 
-/// How many full records are written at once, and held while the peer reads nothing.
+/// How many full records are read or written at once, and held while the other side takes nothing.
 const RECORDS_MAX: usize = 2;
 /// How many slices are taken at once.
 const SLICES_MAX: usize = 16;
@@ -107,7 +107,7 @@ impl<S: Stream> Tls<S> {
             let _ = self.alert(records::alert_of(&error)).map(|()| self.poll_written(cx));
         }
         self.closed = true;
-        io::Error::new(io::ErrorKind::InvalidData, error)
+        invalid(error)
     }
 
     /// Writes what is sealed.
@@ -213,7 +213,7 @@ impl<S: Stream> AsyncWrite for Tls<S> {
         let taken = self.seal(&OutboundChunks::new(&slices[..count])).map_err(|error| {
             // What is sealed already is no whole of anything: no close_notify may follow it.
             self.closed = true;
-            io::Error::new(io::ErrorKind::InvalidData, error)
+            invalid(error)
         })?;
         // What the peer does not take now waits for the next write, or a flush.
         match self.poll_written(cx) {
@@ -236,8 +236,7 @@ impl<S: Stream> AsyncWrite for Tls<S> {
         let this = &mut *self;
         if !this.closed {
             this.closed = true;
-            let said = this.alert(AlertDescription::CloseNotify);
-            said.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            this.alert(AlertDescription::CloseNotify).map_err(invalid)?;
         }
         ready!(this.poll_written(cx))?;
         match ready!(Pin::new(&mut this.io).poll_shutdown(cx)) {
@@ -254,6 +253,10 @@ impl<S> fmt::Debug for Tls<S> {
         let mut shown = f.debug_struct("Tls");
         shown.field("ended", ended).field("closed", closed).field("broken", broken).finish_non_exhaustive()
     }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, Error, ExtractedSecrets, InvalidMessage,
     PeerMisbehaved, ProtocolVersion, Tls13CipherSuite,
     crypto::cipher::{
-        InboundOpaqueMessage, MessageDecrypter, MessageEncrypter, OutboundChunks, OutboundPlainMessage,
+        AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundChunks,
+        OutboundPlainMessage,
     },
     kernel::KernelConnection,
 };
@@ -26,7 +27,7 @@ const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
 
 /// Derives the keys that follow the present ones.
-pub trait NextKeys: Send + Sync {
+trait NextKeys: Send + Sync {
     /// The next to seal with.
     fn sealing(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
     /// The next to open with.
@@ -72,15 +73,16 @@ pub struct Records {
 
 impl Records {
     /// Begins where the handshake ended.
-    pub fn new(
-        suite: &'static Tls13CipherSuite,
+    pub fn new<Side: Send + Sync + 'static>(
         secrets: ExtractedSecrets,
-        next: Box<dyn NextKeys>,
+        next: KernelConnection<Side>,
     ) -> Result<Self, Error> {
+        let suite = next.negotiated_cipher_suite().tls13();
+        let suite = suite.ok_or_else(|| Error::General("TLS before 1.3".into()))?;
         let ExtractedSecrets { tx: (sealed, sealing), rx: (opened, opening) } = secrets;
         Ok(Self {
             suite,
-            next,
+            next: Box::new(next),
             encrypter: encrypter(suite, sealing)?,
             sealed,
             decrypter: decrypter(suite, opening)?,
@@ -146,44 +148,36 @@ impl Records {
             InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, sealed);
         let plain = self.decrypter.decrypt(message, self.opened)?;
         self.opened += 1;
-        match plain.typ {
-            ContentType::ApplicationData if plain.payload.is_empty() => self.bare(),
-            ContentType::ApplicationData => {
-                self.bare = 0;
-                Ok(Opened::Data(plain.payload.len()))
-            }
-            ContentType::Alert => match alerted(plain.payload)? {
-                Alerted::End => Ok(Opened::End),
-                Alerted::Nothing => self.bare(),
-            },
-            ContentType::Handshake => match told(plain.payload)? {
-                Told::Nothing => self.bare(),
-                Told::Update { asks } => {
-                    self.bare()?;
-                    self.updated(asks)
+        let opened = match plain.typ {
+            ContentType::ApplicationData if plain.payload.is_empty() => Opened::Nothing,
+            ContentType::ApplicationData => Opened::Data(plain.payload.len()),
+            ContentType::Alert => alerted(plain.payload)?,
+            ContentType::Handshake => {
+                if let Told::Update { asks } = told(plain.payload)? {
+                    self.updated(asks)?;
                 }
-            },
-            ContentType::ChangeCipherSpec | ContentType::Heartbeat | ContentType::Unknown(_) | _ => {
-                Err(InvalidMessage::InvalidContentType.into())
+                Opened::Nothing
             }
+            ContentType::ChangeCipherSpec | ContentType::Heartbeat | ContentType::Unknown(_) | _ => {
+                return Err(InvalidMessage::InvalidContentType.into());
+            }
+        };
+        match opened {
+            Opened::Data(_) => self.bare = 0,
+            Opened::Nothing if self.bare >= BARE_MAX => {
+                return Err(PeerMisbehaved::TooManyEmptyFragments.into());
+            }
+            Opened::Nothing => self.bare += 1,
+            Opened::End => {}
         }
+        Ok(opened)
     }
 
-    /// One more record without data.
-    fn bare(&mut self) -> Result<Opened, Error> {
-        self.bare += 1;
-        if self.bare > BARE_MAX {
-            Err(PeerMisbehaved::TooManyEmptyFragments.into())
-        } else {
-            Ok(Opened::Nothing)
-        }
-    }
-
-    fn updated(&mut self, asks: bool) -> Result<Opened, Error> {
+    fn updated(&mut self, asks: bool) -> Result<(), Error> {
         self.decrypter = decrypter(self.suite, self.next.opening()?)?;
         self.opened = 0;
         self.asked |= asks;
-        Ok(Opened::Nothing)
+        Ok(())
     }
 
     #[cfg(test)]
@@ -211,19 +205,14 @@ pub fn alert_of(error: &Error) -> AlertDescription {
 }
 
 /// What an alert says that is no error.
-enum Alerted {
-    End,
-    Nothing,
-}
-
-fn alerted(payload: &[u8]) -> Result<Alerted, Error> {
+fn alerted(payload: &[u8]) -> Result<Opened, Error> {
     let &[_level, what] = payload else { return Err(InvalidMessage::MessageTooShort.into()) };
     let what = AlertDescription::from(what);
     if what == AlertDescription::CloseNotify {
-        Ok(Alerted::End)
+        Ok(Opened::End)
     } else if what == AlertDescription::UserCanceled {
         // Its close_notify follows (section 6.1).
-        Ok(Alerted::Nothing)
+        Ok(Opened::Nothing)
     } else {
         Err(Error::AlertReceived(what))
     }
@@ -270,9 +259,7 @@ fn decrypter(
     Ok(suite.aead_alg.decrypter(key, iv))
 }
 
-fn parts(
-    secrets: ConnectionTrafficSecrets,
-) -> Result<(rustls::crypto::cipher::AeadKey, rustls::crypto::cipher::Iv), Error> {
+fn parts(secrets: ConnectionTrafficSecrets) -> Result<(AeadKey, Iv), Error> {
     match secrets {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv }
         | ConnectionTrafficSecrets::Aes256Gcm { key, iv }

@@ -148,6 +148,11 @@ async fn a_connection_lives_as_long_as_its_root_and_is_then_reset_on_both_sides(
     assert!(mesh.client.write(b"more").await.is_err() || mesh.client.flush().await.is_err());
 }
 
+async fn check_reset(relaying: tokio::task::JoinHandle<std::io::Result<()>>) {
+    let ended = tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it ends");
+    assert_eq!(ended.expect("no panic").expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test]
 async fn a_connection_that_nobody_reads_from_is_reset_too() {
     let (old, new) = (authority(), authority());
@@ -166,8 +171,7 @@ async fn a_connection_that_nobody_reads_from_is_reset_too() {
         () = tokio::time::sleep(Duration::from_millis(200)) => {}
     }
     trust(&bundle, store(&[&new]));
-    let ended = tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it ends");
-    assert_eq!(ended.expect("no panic").expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+    check_reset(relaying).await;
 }
 
 #[tokio::test]
@@ -180,6 +184,5 @@ async fn a_connection_whose_peer_has_ended_is_reset_too() {
     client.shutdown().await.expect("half-close");
     silent.read_to_end(&mut Vec::new()).await.expect("the half-close");
     trust(&bundle, store(&[&new]));
-    let ended = tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it ends");
-    assert_eq!(ended.expect("no panic").expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+    check_reset(relaying).await;
 }
