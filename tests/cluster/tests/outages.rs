@@ -35,7 +35,6 @@ fn up() -> Result<Home> {
         pod(HOME, "client", "", &client()),
         deployment(HOME, "web", 3, &http_server()),
         web(HOME, "web", "web"),
-        deployment(HOME, "caller", 2, &caller()),
         deployment(
             HOME,
             "many",
@@ -48,6 +47,8 @@ fn up() -> Result<Home> {
         home.kubectl.is_own(),
         "these rules take Heddle and the API server away: only in the tests' own cluster"
     );
+    // Only now: what it asks before any server is ready is refused, and no failure of the mesh.
+    home.apply(&deployment(HOME, "caller", 2, &caller()))?;
     Ok(home)
 }
 
