@@ -119,6 +119,10 @@ fn resources(settings: &Settings) -> Option<Value> {
     (!resources.is_empty()).then_some(Value::Object(resources))
 }
 
+/// How many freed blocks of each size up to 1 KiB glibc keeps at hand, instead of 7: as many as there are requests at a
+/// time in a busy proxy. It is 5 % of the CPU, and can only be told from without.
+const ALLOCATOR: &str = "glibc.malloc.tcache_count=127";
+
 /// The proxy's settings; what is empty is left out.
 fn environment(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> Vec<Value> {
     let from_pod = [
@@ -137,7 +141,7 @@ fn environment(settings: &Settings, config: &Config, probes: &Map<String, Value>
     from_pod.into_iter().chain(set.map(|(name, value)| json!({"name": name, "value": value}))).collect()
 }
 
-fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> [(&'static str, String); 13] {
+fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> [(&'static str, String); 14] {
     let ports = |ports: &PortSet| ports.to_string();
     let probes = if probes.is_empty() { String::new() } else { Value::Object(probes.clone()).to_string() };
     let drain = settings.drain_seconds.map(|seconds| seconds.to_string());
@@ -154,6 +158,7 @@ fn values(settings: &Settings, config: &Config, probes: &Map<String, Value>) -> 
         ("HEDDLE_DRAIN_SECONDS", drain.unwrap_or_default()),
         (PROBES, probes),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", config.otlp_endpoint.clone().unwrap_or_default()),
+        ("GLIBC_TUNABLES", ALLOCATOR.to_owned()),
         ("OTEL_TRACES_SAMPLER_ARG", config.trace_ratio.map(|ratio| ratio.to_string()).unwrap_or_default()),
     ]
 }
