@@ -4,6 +4,7 @@
 //! endpoint (connection, stream, load) and the request's account (room, duration). Both follow what passes.
 
 mod replay;
+mod source;
 
 use std::{
     pin::Pin,
@@ -16,13 +17,14 @@ use std::{
 
 use hyper::{
     HeaderMap,
-    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
+    body::{Body as HttpBody, Bytes, Frame, SizeHint},
 };
 
 pub use replay::Remembered;
 use replay::Replay;
+pub use source::Source;
 
-use crate::http::{mesh_headers, streams::Stream};
+use crate::http::{Error, mesh_headers, requests::Running};
 
 /// A body on its way through the proxy.
 #[derive(Default)]
@@ -30,7 +32,7 @@ pub struct Body {
     from: From,
     exchange: Option<Box<dyn Follower>>,
     account: Option<Box<dyn Follower>>,
-    stream: Option<Stream>,
+    running: Option<Running>,
     count: Option<Arc<AtomicU64>>,
 }
 
@@ -57,8 +59,14 @@ enum From {
     #[default]
     Nothing,
     Ourselves(Bytes),
-    Other(Incoming),
+    Other(Source),
     Again(Replay),
+}
+
+impl std::convert::From<Source> for From {
+    fn from(source: Source) -> Self {
+        if matches!(source, Source::Nothing) { Self::Nothing } else { Self::Other(source) }
+    }
 }
 
 impl Body {
@@ -73,14 +81,14 @@ impl Body {
     }
 
     /// What the client sends.
-    pub fn passing(body: Incoming) -> Self {
-        Self { from: From::Other(body), ..Self::default() }
+    pub fn passing(source: Source) -> Self {
+        Self { from: source.into(), ..Self::default() }
     }
 
     /// The same body, which remembers how it began if there is anything to remember.
     pub fn remember(self) -> (Self, Option<Remembered>) {
         let replay = match self.from {
-            From::Other(body) if !body.is_end_stream() => Replay::new(body),
+            From::Other(source) if !source.is_end_stream() => Replay::new(source),
             From::Again(replay) => replay,
             from @ (From::Nothing | From::Ourselves(_) | From::Other(_)) => {
                 return (Self { from, ..self }, None);
@@ -96,16 +104,16 @@ impl Body {
     }
 
     /// What an endpoint answers. The exchange ends with the body.
-    pub fn carried(body: Incoming, mut exchange: Box<dyn Follower>) -> Self {
-        if body.is_end_stream() {
+    pub fn carried(source: Source, mut exchange: Box<dyn Follower>) -> Self {
+        if source.is_end_stream() {
             exchange.passed(&Passed::End);
         }
-        Self::switched(body, exchange)
+        Self::switched(source, exchange)
     }
 
     /// The (empty) body of an answer that switches protocols: the exchange lasts as long as the body is kept.
-    pub fn switched(body: Incoming, exchange: Box<dyn Follower>) -> Self {
-        Self { from: From::Other(body), exchange: Some(exchange), ..Self::default() }
+    pub fn switched(source: Source, exchange: Box<dyn Follower>) -> Self {
+        Self { from: source.into(), exchange: Some(exchange), ..Self::default() }
     }
 
     /// No body in the place of this one, for an answer that has none by its kind.
@@ -115,10 +123,18 @@ impl Body {
         self
     }
 
-    /// Keeps its stream counted until the body ends.
-    pub fn of_stream(mut self, stream: Stream) -> Self {
-        self.stream = Some(stream);
+    /// Keeps its request counted as running until the body ends.
+    pub fn of_running(mut self, running: Running) -> Self {
+        self.running = Some(running);
         self
+    }
+
+    /// How long it is, if it is words of our own; what passes says so by its head.
+    pub fn own_length(&self) -> Option<usize> {
+        match &self.from {
+            From::Ourselves(bytes) => Some(bytes.len()),
+            From::Nothing | From::Other(_) | From::Again(_) => None,
+        }
     }
 
     /// Closes the request's account when the body ends.
@@ -131,9 +147,8 @@ impl Body {
     }
 
     /// Counts the bytes that pass.
-    pub fn counted(mut self, count: Arc<AtomicU64>) -> Self {
+    pub fn count_in(&mut self, count: Arc<AtomicU64>) {
         self.count = Some(count);
-        self
     }
 
     /// Whether nothing is to come any more: a body of a known length is not asked for its end.
@@ -141,7 +156,7 @@ impl Body {
         self.is_end_stream() || self.size_hint().exact() == Some(0)
     }
 
-    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
+    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
         let ended = self.has_ended();
         let passed = match frame {
             None => Passed::End,
@@ -167,12 +182,12 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut frame = match &mut self.from {
             From::Nothing => None,
             From::Ourselves(bytes) => {
@@ -180,7 +195,7 @@ impl HttpBody for Body {
                 self.from = From::Nothing;
                 Some(Ok(Frame::data(bytes)))
             }
-            From::Other(body) => ready!(Pin::new(body).poll_frame(cx)),
+            From::Other(source) => ready!(source.poll_frame(cx)),
             From::Again(replay) => ready!(replay.poll_frame(cx)),
         };
         match &mut frame {
@@ -197,7 +212,7 @@ impl HttpBody for Body {
         match &self.from {
             From::Nothing => true,
             From::Ourselves(bytes) => bytes.is_empty(),
-            From::Other(body) => body.is_end_stream(),
+            From::Other(source) => source.is_end_stream(),
             From::Again(replay) => replay.is_end_stream(),
         }
     }
@@ -206,7 +221,7 @@ impl HttpBody for Body {
         match &self.from {
             From::Nothing => SizeHint::with_exact(0),
             From::Ourselves(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            From::Other(body) => body.size_hint(),
+            From::Other(source) => source.size_hint(),
             From::Again(replay) => replay.size_hint(),
         }
     }

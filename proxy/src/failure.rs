@@ -10,6 +10,8 @@ use hyper::{
 };
 use mesh::route::GrpcStatus;
 
+use crate::http;
+
 /// The response header of RFC 9209.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -36,7 +38,7 @@ pub enum Failure {
     },
     /// The connection to the endpoint ended before a whole response came.
     #[error("the endpoint ended the exchange early")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] http::Error),
     /// The endpoint reset the request's stream. A client that speaks HTTP/2 gets the same reset.
     #[error("the endpoint reset the stream: {0}")]
     Reset(h2::Reason),
@@ -65,7 +67,7 @@ pub enum ConnectError {
     Tls(#[source] io::Error),
     /// HTTP/2 or HTTP/1 could not be started on the connection.
     #[error("HTTP could not be started")]
-    Http(#[source] hyper::Error),
+    Http(#[source] http::Error),
     /// This proxy has no certificate at the moment.
     #[error("this proxy has no certificate")]
     NoCertificate,
@@ -74,10 +76,10 @@ pub enum ConnectError {
     Unnameable,
     /// The endpoint said that it did not process the request (RFC 9113 section 8.7).
     #[error("the endpoint did not take the request")]
-    NotTaken(#[source] hyper::Error),
+    NotTaken(#[source] http::Error),
     /// The endpoint refused the request's stream: it has as many as it takes.
     #[error("the endpoint refused the request")]
-    Refused(#[source] hyper::Error),
+    Refused(#[source] http::Error),
     /// The endpoint's proxy could not hand the request to its application.
     #[error("its proxy says: {0}")]
     AtPeer(&'static str),

@@ -111,11 +111,10 @@ impl Details {
     }
 
     /// Counts the request's body as it passes.
-    pub fn count(&mut self, body: Body) -> Body {
-        if body.is_end_stream() {
-            return body;
+    pub fn count(&mut self, body: &mut Body) {
+        if !body.is_end_stream() {
+            body.count_in(Arc::clone(self.request_bytes.get_or_insert_default()));
         }
-        body.counted(Arc::clone(self.request_bytes.get_or_insert_default()))
     }
 
     /// Where the request's sender stands in a trace.

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::{HeaderMap, Request, Response, body::Incoming};
+use hyper::{HeaderMap, Request, Response};
 use mesh::{
     identity::Identity,
     names::ServiceName,
@@ -102,11 +102,9 @@ impl Access {
     }
 
     /// The request's body, counted as it passes if anybody will read the count.
-    pub fn passing(&mut self, body: Incoming) -> Body {
-        let body = Body::passing(body);
-        match &mut self.details {
-            Some(details) => details.count(body),
-            None => body,
+    pub fn passes(&mut self, body: &mut Body) {
+        if let Some(details) = &mut self.details {
+            details.count(body);
         }
     }
 

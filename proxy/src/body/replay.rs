@@ -4,15 +4,17 @@
 //! they are, without a copy. A body that grows past the bound is let go of, and can no longer be sent again.
 
 use std::{
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use hyper::{
     HeaderMap,
-    body::{Body as _, Bytes, Frame, Incoming, SizeHint},
+    body::{Bytes, Frame, SizeHint},
 };
+
+use super::Source;
+use crate::http::Error;
 
 /// How much of one body is remembered: what one stream may have on its way before its endpoint reads any of it.
 const REMEMBERED_MAX: usize = 64 * 1024;
@@ -32,7 +34,7 @@ pub struct Replay {
 pub struct Remembered(Arc<Mutex<State>>);
 
 struct State {
-    body: Incoming,
+    source: Source,
     reader: usize,
     frames: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -58,8 +60,8 @@ impl Remembered {
 
 impl Replay {
     /// A body of which nothing has been read.
-    pub fn new(body: Incoming) -> Self {
-        let state = State { body, reader: 0, frames: Vec::new(), trailers: None, bytes: 0, whole: true };
+    pub fn new(source: Source) -> Self {
+        let state = State { source, reader: 0, frames: Vec::new(), trailers: None, bytes: 0, whole: true };
         Self { shared: Arc::new(Mutex::new(state)), reader: 0, given: 0 }
     }
 
@@ -69,7 +71,7 @@ impl Replay {
     }
 
     /// The next frame.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         // Nobody asks for the body again once the response has begun.
         let forget = Arc::strong_count(&self.shared) == 1;
         let mut state = lock(&self.shared);
@@ -81,7 +83,7 @@ impl Replay {
             self.given += 1;
             return Poll::Ready(Some(Ok(frame)));
         }
-        let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        let frame = ready!(state.source.poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             state.remember(frame, forget);
             self.given = state.len();
@@ -92,14 +94,14 @@ impl Replay {
     /// Whether the last frame has been given out.
     pub fn is_end_stream(&self) -> bool {
         let state = lock(&self.shared);
-        self.given >= state.len() && state.body.is_end_stream()
+        self.given >= state.len() && state.source.is_end_stream()
     }
 
     /// How much is still to come.
     pub fn size_hint(&self) -> SizeHint {
         let state = lock(&self.shared);
         let ahead: u64 = state.frames.iter().skip(self.given).map(|frame| frame.len() as u64).sum();
-        let rest = state.body.size_hint();
+        let rest = state.source.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(ahead + rest.lower());
         if let Some(upper) = rest.upper() {

@@ -27,6 +27,7 @@ use crate::{
     discovery::Table,
     http::{HttpVersion, form, respond::Manner},
     metrics::{Direction, Exchange, Failed, RequestLabels, Rule, Way},
+    upstream::now,
 };
 
 /// Where the Service is.
@@ -98,9 +99,9 @@ fn decisions(pieces: &mut Pieces, world: &World, table: &Table) {
     };
     pieces.piece("decide", 0, || &request, decision);
     let backend = table.backends.first().expect("a backend");
-    pieces.piece("pick an endpoint", 0, || backend, |backend| backend.pick(By::Request, SERVICE, &[]));
-    let endpoint = backend.pick(By::Request, SERVICE, &[]).expect("an endpoint");
-    pieces.piece("an endpoint's state", 0, || &endpoint, |endpoint| drop(endpoint.carry()));
+    pieces.piece("pick an endpoint", 0, || backend, |backend| backend.pick(By::Request, SERVICE, &[], now()));
+    let endpoint = backend.pick(By::Request, SERVICE, &[], now()).expect("an endpoint");
+    pieces.piece("an endpoint's state", 0, || &endpoint, |endpoint| drop(endpoint.carry(now())));
     pieces.piece("room", 0, || world, |world| drop(world.proxy.room(Direction::Outbound)));
 }
 
@@ -112,7 +113,7 @@ fn accounts(pieces: &mut Pieces, world: &World, table: &Table) {
     };
     let rule = rules.find(&head(&request)).expect("the second rule");
     let backend = table.backends.first().expect("a backend");
-    let endpoint = backend.pick(By::Request, SERVICE, &[]).expect("an endpoint");
+    let endpoint = backend.pick(By::Request, SERVICE, &[], now()).expect("an endpoint");
     let account = |response: &mut Response<Body>| {
         let mut access = Access::begin(Direction::Outbound, &world.proxy, &request, SERVER.into());
         access.parent(&table.routes.service, 80);

@@ -41,27 +41,33 @@ pub fn check(request: &Request<impl Sized>) -> Result<(), Failure> {
 
 /// What is ambiguous in a request may pass on (RFC 9112 sections 3.2 and 6.3).
 fn objection(request: &Request<impl Sized>) -> Option<&'static str> {
-    let headers = request.headers();
-    let mut hosts = headers.get_all(HOST).iter();
-    let (host, more) = (hosts.next(), hosts.next().is_some());
-    let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().skip(1).collect();
+    let (mut hosts, mut host) = (0, None);
+    let (mut length, mut conflicting) = (None, false);
+    let (mut coded, mut unknown) = (false, false);
+    // One look at each: most heads have one of these.
+    for (name, value) in request.headers() {
+        if *name == HOST {
+            (hosts, host) = (hosts + 1, Some(value));
+        } else if *name == CONTENT_LENGTH {
+            conflicting |= length.replace(value).is_some_and(|before| before != value);
+        } else if *name == TRANSFER_ENCODING {
+            coded = true;
+            unknown |= !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        }
+    }
     let same_host = || match (request.uri().authority(), host) {
         (Some(authority), Some(host)) => host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()),
         _ => true,
     };
-    if more {
+    if hosts > 1 {
         Some("more than one Host")
     } else if !same_host() {
         Some("Host differs from the request's target")
-    } else if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+    } else if coded && length.is_some() {
         Some("Content-Length with Transfer-Encoding")
-    } else if headers
-        .get_all(TRANSFER_ENCODING)
-        .iter()
-        .any(|te| !te.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
+    } else if unknown {
         Some("Transfer-Encoding other than chunked")
-    } else if lengths.iter().any(|length| Some(*length) != headers.get(CONTENT_LENGTH)) {
+    } else if conflicting {
         Some("conflicting Content-Length")
     } else if host.is_some_and(|host| !host.is_empty() && !hosts::is_authority(host.as_bytes())) {
         Some("Host is no authority")
@@ -127,6 +133,16 @@ pub fn receive(request: &mut Request<Body>) -> Option<HeaderValue> {
 pub fn clean_response<B>(response: &mut Response<B>) {
     strip(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
+}
+
+/// Takes off what no head of HTTP/2 may hold (RFC 9113 section 8.2.2), whoever put it there: a route may ask for anything.
+pub fn for_stream(headers: &mut HeaderMap) {
+    let forbidden = |(name, value): (&HeaderName, &HeaderValue)| {
+        *name == CONNECTION || HOP_BY_HOP.contains(name) || (*name == TE && value != "trailers")
+    };
+    if headers.iter().any(forbidden) {
+        strip_hop_by_hop(headers);
+    }
 }
 
 /// Most heads have nothing to be removed, which one look tells.

@@ -1,49 +1,22 @@
 //! HTTP servers for captured connections, with every limit set.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
+    Request, Response, StatusCode,
     header::{CONNECTION, HeaderValue},
-    server::conn::http2,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
-};
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{
-    HttpVersion,
-    respond::Answer,
-    serve_h1,
-    streams::{self, Streams},
-};
+use super::{Error, HttpVersion, respond::Answer, serve_h1, serve_h2};
 use crate::{
     body::Body,
     drain::{Draining, Stage},
-    net::{batch::Batch, peek::Peeked, stream::Stream},
+    net::{peek::Peeked, stream::Stream},
 };
 
 /// A request's head, decoded, at most.
 pub(super) const HEAD_MAX: usize = 64 * 1024;
-const HEAD_MAX_H2: u32 = 64 * 1024;
-/// What one stream may have buffered towards a slow reader.
-const SEND_BUFFER: usize = 64 * 1024;
-/// A silent HTTP/2 connection is asked for a sign of life this often…
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// …and given up when none comes for this long.
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long an HTTP/2 connection is served whose caller did not know yet that the pod is being deleted. Telling it at once
-/// would cost it a handshake for each few requests until it knows; endpoints are updated within about this time.
-const LATE: Duration = Duration::from_secs(1);
 
 /// How much a kind of caller may do.
 #[derive(Debug, Clone, Copy)]
@@ -52,14 +25,14 @@ pub struct Limits {
     /// application (a timer for each request costs more than it defends there).
     pub(super) head: Option<Duration>,
     /// HTTP/2 streams at once.
-    streams: u32,
+    pub(super) streams: u32,
     /// What one HTTP/2 stream may have in flight.
-    stream_window: u32,
+    pub(super) stream_window: u32,
     /// HTTP/2 streams that may be reset before they were looked at; none for the own application, of which neither
     /// these nor other resets are counted, nor idle connections closed.
-    resets: Option<usize>,
+    pub(super) resets: Option<usize>,
     /// Whether protocols may be switched by extended CONNECT (RFC 8441), which only proxies do.
-    switches: bool,
+    pub(super) switches: bool,
     /// From when on callers are asked to go elsewhere: the own application has nowhere to go while it works.
     pub(super) leaves: Stage,
 }
@@ -94,12 +67,12 @@ impl Limits {
 
     /// What an HTTP/2 connection may have in flight: as much as all of its streams, so that bodies which nobody reads
     /// hold up no other stream. It is a bound, not a reservation.
-    const fn connection_window(self) -> u32 {
+    pub(super) const fn connection_window(self) -> u32 {
         self.streams * self.stream_window
     }
 }
 
-/// Serves a connection's requests until it ends, drains, or (HTTP/2 only) `until` is over.
+/// Serves a connection's requests, each in a box of its own, which all that happens to it is lent, until it ends, drains, or (HTTP/2 only) `until` is over.
 pub async fn serve<S, F, Fut>(
     io: Peeked<S>,
     version: HttpVersion,
@@ -109,13 +82,17 @@ pub async fn serve<S, F, Fut>(
     handle: F,
 ) where
     S: Stream + 'static,
-    F: Fn(Request<Incoming>) -> Fut + Send,
+    F: Fn(Box<Request<Body>>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let ended = match version {
         // Boxed, or each would hold room for the other.
-        HttpVersion::Http1 => Box::pin(serve_h1::serve(io, limits, draining, handle)).await,
-        HttpVersion::Http2 => Box::pin(http2(io, limits, until, draining, handle)).await,
+        HttpVersion::Http1 => {
+            Box::pin(serve_h1::serve(io, limits, draining, handle)).await.map_err(Error::from)
+        }
+        HttpVersion::Http2 => {
+            Box::pin(serve_h2::serve(io, limits, until, draining, handle)).await.map_err(Error::from)
+        }
     };
     if let Err(error) = ended {
         debug!(%error, "an HTTP connection ended early");
@@ -143,101 +120,17 @@ pub(super) fn last(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-async fn http2<I, F, Fut>(
-    io: I,
-    limits: Limits,
-    until: Option<Duration>,
-    draining: Draining,
-    handle: F,
-) -> hyper::Result<()>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(Request<Incoming>) -> Fut + Send,
-    Fut: Future<Output = Answer> + Send + 'static,
-{
-    let streams = Streams::new();
-    let service = service_fn(|request| {
-        let head = *request.method() == Method::HEAD;
-        // Boxed: hyper and tokio move what this returns several times before they run it.
-        let (mut stream, answer) = (streams.begin(), Box::pin(handle(request)));
-        async move {
-            let answer = answer.await;
-            stream.answered();
-            if answer.as_ref().is_ok_and(sends_elsewhere) {
-                stream.sends_elsewhere();
-            }
-            answer.map(|answer| answer.map(|body| of_stream(body, stream, head)))
-        }
-    });
-    let batch = Batch::new(io);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    if limits.switches {
-        builder.enable_connect_protocol();
-    }
-    let connection = builder
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEAD_MAX_H2)
-        .max_concurrent_streams(limits.streams)
-        .max_pending_accept_reset_streams(limits.resets)
-        .initial_stream_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window())
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(batch.clone()), service);
-    let mut connection = pin!(connection);
-    let over = async {
-        match until {
-            Some(until) => tokio::time::sleep(until).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        ended = poll_fn(|cx| batch.poll(connection.as_mut(), cx)) => return ended,
-        () = streams.too_many_resets(), if limits.resets.is_some() => {
-            warn!("cut a caller off that resets its streams");
-            return Ok(());
-        }
-        () = streams.idle(), if limits.resets.is_some() => connection.as_mut().graceful_shutdown(),
-        () = streams.go_elsewhere() => connection.as_mut().graceful_shutdown(),
-        () = left(draining, limits.leaves) => connection.as_mut().graceful_shutdown(),
-        () = over => connection.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        biased;
-        ended = poll_fn(|cx| batch.poll(connection.as_mut(), cx)) => ended,
-        () = streams.too_many_resets(), if limits.resets.is_some() => Ok(()),
-    }
-}
-
-/// Returns when an HTTP/2 connection's caller must be told to go elsewhere. The GOAWAY that tells it costs no request:
-/// what was sent before it arrived is served (RFC 9113 section 6.8).
-async fn left(mut draining: Draining, from: Stage) {
-    let late = draining.stage() >= from;
-    draining.reaches(from).await;
-    if late {
-        // Its end does not matter, only that it comes no later than LATE.
-        let _ = timeout(LATE, draining.reaches(Stage::Ending)).await;
-    }
-}
-
-/// hyper leaves it to us that an answer to HEAD has no body (RFC 9110 section 9.3.2).
-fn of_stream(body: Body, stream: streams::Stream, head: bool) -> Body {
-    let body = body.of_stream(stream);
-    if head { body.withheld() } else { body }
-}
-
 #[cfg(test)]
 mod tests {
     use hyper::client::conn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
 
     use super::*;
 
     /// Asks once; the client's connection ends because of the answer, and nothing else.
     async fn check_sent_elsewhere(version: HttpVersion) {
         let (client, server) = crate::net::relay::pair().await;
-        let handle = async |_: Request<Incoming>| {
+        let handle = async |_: Box<Request<Body>>| {
             let mut answer = Response::new(Body::empty());
             send_elsewhere(&mut answer);
             Ok(answer)

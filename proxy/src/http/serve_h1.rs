@@ -27,11 +27,12 @@ use tokio::{
 };
 
 use super::{
+    requests::Requests,
     respond::Answer,
     serve::{HEAD_MAX, Limits, last, sends_elsewhere},
-    streams::Streams,
 };
 use crate::{
+    body::Body,
     drain::{Draining, Stage},
     memory,
     net::{peek::Peeked, stream::Stream},
@@ -114,7 +115,7 @@ pub(super) async fn serve<S, F, Fut>(
 ) -> hyper::Result<()>
 where
     S: Stream + 'static,
-    F: Fn(Request<Incoming>) -> Fut + Send,
+    F: Fn(Box<Request<Body>>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let plain = io.is_plain();
@@ -151,23 +152,21 @@ async fn serve_until_idle<S, F, Fut>(
 ) -> Served<S>
 where
     S: Stream + 'static,
-    F: Fn(Request<Incoming>) -> Fut + Send,
+    F: Fn(Box<Request<Body>>) -> Fut + Send,
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let _warm = pauses.then(Warm::begin);
-    let (streams, state) = (&Streams::new(), &Arc::new(State::default()));
+    let (requests, state) = (&Requests::new(), &Arc::new(State::default()));
     let service = service_fn(|request: Request<Incoming>| {
         state.bodiless.store(request.body().is_end_stream(), Relaxed);
-        let mut stream = streams.begin();
+        let running = requests.begin();
         // Boxed: hyper keeps room for what this returns as long as the connection lasts, idle or not.
-        let answer = Box::pin(handle(request));
+        let answer = Box::pin(handle(Box::new(request.map(|body| Body::passing(body.into())))));
         async move {
-            let answer = answer.await;
-            stream.answered();
-            answer.map(|answer| {
+            answer.await.map(|answer| {
                 let stays = draining.stage() < limits.leaves && !sends_elsewhere(&answer);
                 let answer = if stays { answer } else { last(answer) };
-                answer.map(|body| body.of_stream(stream))
+                answer.map(|body| body.of_running(running))
             })
         }
     });
@@ -189,7 +188,7 @@ where
             Pin::new(&mut connection).graceful_shutdown();
             Served::Whole(connection.await)
         }
-        pause = idle(streams, state), if pauses => match connection.into_parts() {
+        pause = idle(requests, state), if pauses => match connection.into_parts() {
             Some(parts) => Served::Idle(parts.io.into_inner().io, parts.read_buf, pause),
             None => Served::Whole(Ok(())),
         },
@@ -198,10 +197,10 @@ where
 
 /// Returns when nothing has run on a connection for a while, and hyper holds nothing of it; at once among too many. That
 /// is looked at whenever the connection has done something.
-async fn idle(streams: &Arc<Streams>, state: &State) -> Pause {
+async fn idle(requests: &Requests, state: &State) -> Pause {
     let mut for_long = pin!(async {
         loop {
-            streams.idle_for(IDLE).await;
+            requests.idle_for(IDLE).await;
             if state.is_settled() {
                 return Pause::Long;
             }
@@ -209,7 +208,7 @@ async fn idle(streams: &Arc<Streams>, state: &State) -> Pause {
         }
     });
     poll_fn(|cx| {
-        let now = Warm::is_crowded() && streams.is_idle() && state.is_settled();
+        let now = Warm::is_crowded() && requests.is_idle() && state.is_settled();
         if now { Poll::Ready(Pause::Crowded) } else { for_long.as_mut().poll(cx) }
     })
     .await
@@ -292,7 +291,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::{body::Body, net::relay::pair};
+    use crate::net::relay::pair;
 
     async fn served() -> (TcpStream, tokio::task::JoinHandle<hyper::Result<()>>) {
         let (client, server) = pair().await;

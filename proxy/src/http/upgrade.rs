@@ -4,18 +4,30 @@
 //! token that the client asked for. Bytes flow only after the server's own 101 has come back; the connection that
 //! carried the switch is never used for another request.
 
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use h2::ext::Protocol;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
-    ext::Protocol,
     header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE},
+    http::Extensions,
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::oneshot,
+};
 use tracing::debug;
 
-use super::serve_h1::Noted;
+use super::{duplex::Duplex, serve_h1::Noted};
 use crate::{
     body::Body,
     net::{relay::copy, socket::reset_on_close, stream::Stream},
@@ -89,49 +101,132 @@ pub fn from_peer<B>(response: &mut Response<B>) {
     }
 }
 
+/// One side of a switch: what will carry its bytes once the server has agreed.
+pub enum Side {
+    /// A connection that hyper gives up.
+    Http1(OnUpgrade),
+    /// A stream.
+    Http2(Promise),
+}
+
+/// A stream that goes with its request or response, for whoever takes it first.
+#[derive(Clone)]
+pub struct Promise(Arc<Mutex<Option<oneshot::Receiver<Duplex>>>>);
+
+/// A promise, and what keeps it.
+pub fn promise() -> (oneshot::Sender<Duplex>, Promise) {
+    let (keep, promised) = oneshot::channel();
+    (keep, Promise(Arc::new(Mutex::new(Some(promised)))))
+}
+
+/// The client's side of a request that may switch; `None` where nothing can come of it.
+pub fn side_of<B>(request: &mut Request<B>) -> Option<Side> {
+    Side::take(request.extensions_mut())
+}
+
+impl Side {
+    fn take(extensions: &mut Extensions) -> Option<Self> {
+        let http1 = extensions.remove::<OnUpgrade>().map(Self::Http1);
+        http1.or_else(|| extensions.remove::<Promise>().map(Self::Http2))
+    }
+
+    async fn open(self) -> Option<Switched> {
+        match self {
+            Self::Http1(side) => match side.await {
+                Ok(side) => Some(Switched::Http1(TokioIo::new(side))),
+                Err(error) => {
+                    debug!(%error, "a switch did not come about");
+                    None
+                }
+            },
+            Self::Http2(Promise(promised)) => {
+                let promised = promised.lock().unwrap_or_else(PoisonError::into_inner).take();
+                promised?.await.ok().map(Switched::Http2)
+            }
+        }
+    }
+}
+
 /// Joins the two sides of an answer that switches; any other passes as it is.
-pub fn join(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
+pub fn join(client: Option<Side>, response: Response<Body>) -> Response<Body> {
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switches { joined(client, response) } else { response }
 }
 
 /// Joins the two sides of a CONNECT's answer, if it opened a tunnel (RFC 9110 section 9.3.6).
-pub fn join_connect(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
+pub fn join_connect(client: Option<Side>, response: Response<Body>) -> Response<Body> {
     if response.status().is_success() { joined(client, response) } else { response }
 }
 
-fn joined(client: OnUpgrade, response: Response<Body>) -> Response<Body> {
+fn joined(client: Option<Side>, response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
-    let server = parts.extensions.remove::<OnUpgrade>();
+    let server = Side::take(&mut parts.extensions);
     tokio::spawn(async move {
         // The body holds the exchange, and so stream and load, for as long as the switched streams run.
         let _exchange = body;
-        let Some(server) = server else { return };
-        match tokio::try_join!(client, server) {
-            Ok((client, server)) => {
-                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                let ended = copy(&mut client, Bytes::new(), &mut server, |_| ()).await;
-                debug!(?ended, "a switched connection ended");
-                if ended.is_err() {
-                    cut(client.into_inner());
-                    cut(server.into_inner());
-                }
-            }
-            Err(error) => debug!(%error, "a switch did not come about"),
+        let (Some(client), Some(server)) = (client, server) else { return };
+        let (Some(mut client), Some(mut server)) = tokio::join!(client.open(), server.open()) else { return };
+        let ended = copy(&mut client, Bytes::new(), &mut server, |_| ()).await;
+        debug!(?ended, "a switched connection ended");
+        if ended.is_err() {
+            client.cut();
+            server.cut();
         }
     });
     Response::from_parts(parts, Body::empty())
 }
 
-/// Ends a connection in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
-fn cut(side: Upgraded) {
-    let _ = cut_if::<Noted<TcpStream>>(side)
-        .or_else(cut_if::<Noted<Box<dyn Stream>>>)
-        .or_else(cut_if::<Upstream>);
+/// One side of a switch that has come about.
+enum Switched {
+    Http1(TokioIo<Upgraded>),
+    Http2(Duplex),
+}
+
+impl Switched {
+    /// Ends it in a reset. A stream of HTTP/2 has no socket of its own: letting it go before its end resets it.
+    fn cut(self) {
+        if let Self::Http1(side) = self {
+            let _ = cut_if::<Noted<TcpStream>>(side.into_inner())
+                .or_else(cut_if::<Noted<Box<dyn Stream>>>)
+                .or_else(cut_if::<Upstream>);
+        }
+    }
 }
 
 fn cut_if<S: Stream + 'static>(side: Upgraded) -> Result<(), Upgraded> {
     side.downcast::<TokioIo<S>>().map(|parts| reset_on_close(parts.io.inner().socket()))
+}
+
+impl AsyncRead for Switched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Http1(side) => Pin::new(side).poll_read(cx, buf),
+            Self::Http2(side) => Pin::new(side).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Switched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Http1(side) => Pin::new(side).poll_write(cx, buf),
+            Self::Http2(side) => Pin::new(side).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Http1(side) => Pin::new(side).poll_flush(cx),
+            Self::Http2(side) => Pin::new(side).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Http1(side) => Pin::new(side).poll_shutdown(cx),
+            Self::Http2(side) => Pin::new(side).poll_shutdown(cx),
+        }
+    }
 }
 
 #[cfg(test)]

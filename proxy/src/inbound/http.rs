@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{Method, Request, Response, body::Incoming, header::HeaderValue};
+use hyper::{Method, Request, Response, header::HeaderValue};
 use mesh::identity::Identity;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     metrics::Direction,
     net::{peek::Peeked, stream::Stream},
     proxy::Proxy,
-    upstream::{Endpoint, SendError},
+    upstream::{self, Endpoint, SendError},
 };
 
 /// Serves the requests of one connection; over HTTP/2 until `until` is over.
@@ -34,10 +34,7 @@ pub async fn serve(
     let draining = context.proxy.draining.clone();
     context.caller = context.proxy.log.as_ref().and_then(|_| stream.socket().peer_addr().ok());
     let context = Arc::new(context);
-    let handle = move |request| {
-        let context = Arc::clone(&context);
-        async move { context.answer(request).await }
-    };
+    let handle = move |request| Arc::clone(&context).answer(request);
     serve::serve(stream, version, limits, until, draining, handle).await;
 }
 
@@ -96,11 +93,11 @@ impl Context {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(self: Arc<Self>, mut request: Box<Request<Body>>) -> Answer {
         let manner = Manner::of(&request);
         let mut access = Access::begin(Direction::Inbound, &self.proxy, &request, self.server);
         access.caller(self.peer.as_ref(), self.caller);
-        let outcome = self.try_answer(request, &mut access).await;
+        let outcome = self.try_answer(&mut request, &mut access).await;
         if outcome.is_ok() {
             access.served_on(self.server.port());
         }
@@ -119,20 +116,20 @@ impl Context {
 
     async fn try_answer(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Body>,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
-        form::check(&request)?;
-        let mut request = request.map(|body| access.passing(body));
-        let client = hyper::upgrade::on(&mut request);
+        form::check(request)?;
+        access.passes(request.body_mut());
+        let client = upgrade::side_of(request);
         // What the peer's proxy says is read before everything of its kind is taken off.
         let version = match self.speaks {
             Speaks::AsTheProxySays => server_version(request.headers()),
             Speaks::AsItsClient(version) => version,
         };
         let from_peer = match self.speaks {
-            Speaks::AsTheProxySays => upgrade::from_connect(&mut request),
+            Speaks::AsTheProxySays => upgrade::from_connect(request),
             Speaks::AsItsClient(_) => None,
         };
         let connects = *request.method() == Method::CONNECT;
@@ -142,14 +139,18 @@ impl Context {
         {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
-        let asked = form::receive(&mut request);
+        let asked = form::receive(request);
         access.pass_on(request.headers_mut());
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(CLIENT_CERT, client_cert.clone());
         }
         match from_peer.as_ref().or(asked.as_ref()) {
             _ if connects => Box::pin(self.connect(client, request)).await,
-            None => self.application.send(request, version).await.map_err(|error| self.failure(error)),
+            None => self
+                .application
+                .send(request, version, upstream::now())
+                .await
+                .map_err(|error| self.failure(error)),
             Some(protocol) if !is_switched_to(protocol.as_bytes()) => {
                 Err(Failure::BadRequest("this protocol is not switched to"))
             }
@@ -161,8 +162,8 @@ impl Context {
     /// Hands a CONNECT to the application, which may be a proxy itself; only if it opens a tunnel do bytes flow.
     async fn connect(
         &self,
-        client: hyper::upgrade::OnUpgrade,
-        request: Request<Body>,
+        client: Option<upgrade::Side>,
+        request: &mut Request<Body>,
     ) -> Result<Response<Body>, Failure> {
         let response = self.application.send_as_it_is(request).await.map_err(|error| self.failure(error))?;
         Ok(upgrade::join_connect(client, response))
@@ -171,8 +172,8 @@ impl Context {
     /// Hands a request to switch protocols to the application, and joins the two sides if it agrees.
     async fn switch(
         &self,
-        client: hyper::upgrade::OnUpgrade,
-        request: Request<Body>,
+        client: Option<upgrade::Side>,
+        request: &mut Request<Body>,
         protocol: &HeaderValue,
         from_peer: bool,
     ) -> Result<Response<Body>, Failure> {
@@ -187,7 +188,7 @@ impl Context {
 
     fn failure(&self, error: SendError) -> Failure {
         match error {
-            SendError::NotSent(source, _) => Failure::Connect { endpoint: self.application.addr, source },
+            SendError::NotSent(source) => Failure::Connect { endpoint: self.application.addr, source },
             SendError::Reset(reason) => Failure::Reset(reason),
             SendError::Broken(error) => Failure::Exchange(error),
         }

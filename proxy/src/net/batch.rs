@@ -41,6 +41,8 @@ struct Gathered<S> {
     unflushed: bool,
     /// Why writing ended.
     broken: Option<io::ErrorKind>,
+    /// Something has come since that was asked last.
+    heard: bool,
 }
 
 impl<S> Clone for Batch<S> {
@@ -58,7 +60,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
             written: 0,
             unflushed: false,
             broken: None,
+            heard: false,
         })))
+    }
+
+    /// Whether anything has come from the other side since this was asked last.
+    pub fn heard(&self) -> bool {
+        std::mem::take(&mut self.gathered().heard)
     }
 
     /// Polls what reads and writes the connection, and then writes what it has gathered.
@@ -124,7 +132,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batch<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.gathered().stream).poll_read(cx, buf)
+        let (mut gathered, before) = (self.gathered(), buf.filled().len());
+        let read = Pin::new(&mut gathered.stream).poll_read(cx, buf);
+        gathered.heard |= buf.filled().len() > before;
+        read
     }
 }
 

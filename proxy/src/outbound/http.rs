@@ -3,11 +3,11 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use hyper::{
     Method, Request, Response,
-    body::Incoming,
     header::{HOST, HeaderValue},
     http::uri::{Authority, PathAndQuery},
 };
@@ -32,7 +32,7 @@ use crate::{
     metrics::Direction,
     net::peek::Peeked,
     proxy::Proxy,
-    upstream::{Backend, Endpoint, SendError},
+    upstream::{self, Backend, Endpoint, SendError},
 };
 
 /// Serves the requests of one connection.
@@ -45,10 +45,7 @@ pub async fn serve(
 ) {
     let draining = proxy.draining.clone();
     let context = Arc::new(Context { proxy: Arc::clone(proxy), target, destination, version });
-    let handle = move |request| {
-        let context = Arc::clone(&context);
-        async move { context.answer(request).await }
-    };
+    let handle = move |request| Arc::clone(&context).answer(request);
     serve::serve(client, version, Limits::APPLICATION, None, draining, handle).await;
 }
 
@@ -81,49 +78,47 @@ enum Next {
 }
 
 impl Context {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(self: Arc<Self>, mut request: Box<Request<Body>>) -> Answer {
         let manner = Manner::of(&request);
         let mut access = Access::begin(Direction::Outbound, &self.proxy, &request, self.destination);
-        let outcome = self.try_answer(request, &mut access).await;
+        let outcome = self.try_answer(&mut request, &mut access).await;
         access.close(outcome, manner)
     }
 
     async fn try_answer(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Body>,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         access.has_room()?;
-        form::check(&request)?;
-        if self.asks_a_proxy(&request) {
+        form::check(request)?;
+        if self.asks_a_proxy(request) {
             return Box::pin(self.pass_on(request, access)).await;
         }
         if *request.method() == Method::CONNECT {
             return Err(Failure::BadRequest("CONNECT is for proxies that were asked to be one"));
         }
-        let mut request = request.map(|body| access.passing(body));
-        let upgrade = form::receive(&mut request);
+        access.passes(request.body_mut());
+        let upgrade = form::receive(request);
         access.pass_on(request.headers_mut());
-        match self.plan(&mut request, access)? {
-            Next::Respond(response) => Ok(response),
-            Next::Forward(plan) => {
-                let mut response = match upgrade {
-                    None => self.forward(request, Errand::Request, &plan, access).await?,
-                    // Boxed: the few that switch must not size every request's future.
-                    Some(protocol) => Box::pin(self.switch(request, &protocol, &plan, access)).await?,
-                };
-                plan.response_headers
-                    .iter()
-                    .flatten()
-                    .for_each(|modifier| modifier.apply(response.headers_mut()));
-                Ok(response)
-            }
+        let plan = match self.plan(request, access)? {
+            Next::Respond(response) => return Ok(response),
+            Next::Forward(plan) => plan,
+        };
+        let mut response = match upgrade {
+            None => self.forward(request, Errand::Request, &plan, access).await?,
+            // Boxed: the few that switch must not size every request's future.
+            Some(protocol) => Box::pin(self.switch(request, &protocol, &plan, access)).await?,
+        };
+        for modifier in plan.response_headers.iter().flatten() {
+            modifier.apply(response.headers_mut());
         }
+        Ok(response)
     }
 
     /// A CONNECT or an absolute target, where nothing says HTTP: it is between an explicit proxy and its client. (A
     /// connection that begins so is carried as bytes from the first one on; this is for its later requests.)
-    fn asks_a_proxy(&self, request: &Request<Incoming>) -> bool {
+    fn asks_a_proxy(&self, request: &Request<Body>) -> bool {
         let asks = *request.method() == Method::CONNECT || request.uri().scheme().is_some();
         asks && self.version == HttpVersion::Http1 && protocol::is_unclaimed(&self.target)
     }
@@ -131,14 +126,14 @@ impl Context {
     /// Sends such a request to the server as it is, and joins the two sides if it was a CONNECT that succeeded.
     async fn pass_on(
         &self,
-        request: Request<Incoming>,
+        request: &mut Request<Body>,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
         let connects = *request.method() == Method::CONNECT;
-        let mut request = request.map(|body| access.passing(body));
-        let client = hyper::upgrade::on(&mut request);
-        form::receive(&mut request);
-        let plan = match self.plan(&mut request, access)? {
+        access.passes(request.body_mut());
+        let client = upgrade::side_of(request);
+        form::receive(request);
+        let plan = match self.plan(request, access)? {
             Next::Respond(response) => return Ok(response),
             Next::Forward(plan) => plan,
         };
@@ -174,12 +169,12 @@ impl Context {
     /// A request that asks to switch protocols: a connection (or stream) of its own, joined to the client's.
     async fn switch(
         &self,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         protocol: &HeaderValue,
         plan: &Plan,
         access: &mut Access,
     ) -> Result<Response<Body>, Failure> {
-        let client = hyper::upgrade::on(&mut request);
+        let client = upgrade::side_of(request);
         let response = self.forward(request, Errand::Switch(protocol), plan, access).await?;
         Ok(upgrade::join(client, response))
     }
@@ -187,7 +182,7 @@ impl Context {
     /// Sends to an endpoint, and to others as long as nothing has been sent.
     async fn forward(
         &self,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         errand: Errand<'_>,
         plan: &Plan,
         access: &mut Access,
@@ -195,20 +190,22 @@ impl Context {
         let version = plan.version(self.version);
         let mut tried = Tried::default();
         let mut last = None;
-        while let Some(endpoint) = plan.to.pick(self.destination.ip(), &tried) {
+        loop {
+            let now = upstream::now();
+            let Some(endpoint) = plan.to.pick(self.destination.ip(), &tried, now) else { break };
             access.endpoint(&endpoint);
             let sent = match errand {
-                Errand::Request => endpoint.send(request, version).await,
-                Errand::Switch(protocol) => endpoint.switch(request, protocol).await,
-                Errand::AsItIs => endpoint.send_as_it_is(request).await,
+                Errand::Request => endpoint.send(request, version, now).await,
+                // Boxed: the few that switch must not size every request's future.
+                Errand::Switch(protocol) => Box::pin(endpoint.switch(request, protocol)).await,
+                Errand::AsItIs => Box::pin(endpoint.send_as_it_is(request)).await,
             };
             match sent {
                 Ok(response) => return Ok(response),
                 Err(SendError::Reset(reason)) => return Err(Failure::Reset(reason)),
                 Err(SendError::Broken(error)) => return Err(Failure::Exchange(error)),
-                Err(SendError::NotSent(source, unsent)) => {
+                Err(SendError::NotSent(source)) => {
                     last = Some(Failure::Connect { endpoint: endpoint.addr, source });
-                    request = *unsent;
                 }
             }
             tried.push(endpoint.addr);
@@ -233,11 +230,11 @@ type Tried = Vec<SocketAddr>;
 
 impl Hop {
     /// The next endpoint to try.
-    fn pick(&self, dialled: IpAddr, tried: &Tried) -> Option<Arc<Endpoint>> {
+    fn pick(&self, dialled: IpAddr, tried: &Tried, now: Duration) -> Option<Arc<Endpoint>> {
         match self {
             Self::Endpoint(endpoint) => tried.is_empty().then(|| Arc::clone(endpoint)),
             Self::Backend(backend) => {
-                (tried.len() < TRIES).then(|| backend.pick(By::Request, dialled, tried)).flatten()
+                (tried.len() < TRIES).then(|| backend.pick(By::Request, dialled, tried, now)).flatten()
             }
         }
     }

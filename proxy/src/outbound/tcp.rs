@@ -21,7 +21,7 @@ use crate::{
         stream::Stream as _,
     },
     proxy::Proxy,
-    upstream::{Backend, Endpoint, Load, Upstream},
+    upstream::{self, Backend, Endpoint, Load, Upstream},
 };
 
 /// How many endpoints are tried before a connection is given up.
@@ -150,7 +150,9 @@ async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Box<
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint(backend.key.clone());
     while tried.len() < TRIES {
-        let Some(endpoint) = backend.pick(By::Connection, destination.ip(), &tried) else { break };
+        let Some(endpoint) = backend.pick(By::Connection, destination.ip(), &tried, upstream::now()) else {
+            break;
+        };
         tried.push(endpoint.addr);
         match connect(endpoint, Some(backend.key.clone())).await {
             Ok(dialled) => return Ok(dialled),
@@ -161,7 +163,7 @@ async fn dial_backend(backend: &Backend, destination: SocketAddr) -> Result<Box<
 }
 
 async fn connect(endpoint: Arc<Endpoint>, backend: Option<BackendKey>) -> Result<Box<Dialled>, Failure> {
-    let mut load = endpoint.carry();
+    let mut load = endpoint.carry(upstream::now());
     match endpoint.connect_tunnel().await {
         Ok(upstream) => {
             load.connected();

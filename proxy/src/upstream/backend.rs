@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -12,7 +13,7 @@ use mesh::{
 };
 use serde_json::Value;
 
-use super::endpoint::{Endpoint, now};
+use super::endpoint::Endpoint;
 
 /// One port of one Service as a backend.
 pub struct Backend {
@@ -53,12 +54,17 @@ impl Backend {
 
     /// An endpoint for a request or a connection, leaving out those that were tried already. They are of the family
     /// that the client dialled, if there are any.
-    pub fn pick(&self, by: By, dialled: IpAddr, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+    pub fn pick(
+        &self,
+        by: By,
+        dialled: IpAddr,
+        tried: &[SocketAddr],
+        now: Duration,
+    ) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
         let (first, then) =
             if dialled.is_ipv4() { (&endpoints.v4, &endpoints.v6) } else { (&endpoints.v6, &endpoints.v4) };
         let family = if first.is_empty() { then } else { first };
-        let now = now();
         let look = |index: usize| {
             let endpoint = family.get(index).filter(|endpoint| !tried.contains(&endpoint.addr))?;
             let view = endpoint.view(now);

@@ -50,16 +50,15 @@ pub struct Endpoint {
     pub(super) tunnels: tunnel_pool::Pool,
 }
 
-/// The time by the balancers' clock.
-pub(super) fn now() -> Duration {
+/// The time by the clock of balancers and pools. What happens at once is given it, instead of asking again.
+pub fn now() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
 }
 
 impl Endpoint {
-    /// Counts one more request or connection until the guard goes.
-    pub fn carry(self: &Arc<Self>) -> Load {
-        let now = now();
+    /// Counts one more request or connection, from now on until the guard goes.
+    pub fn carry(self: &Arc<Self>, now: Duration) -> Load {
         let ticket = self.state().begin(now);
         Load::new(Arc::clone(self), ticket, now)
     }
@@ -86,8 +85,7 @@ impl Endpoint {
     }
 
     /// What became of a request or connection.
-    pub(super) fn report(&self, ticket: Ticket, outcome: Outcome) {
-        let now = now();
+    pub(super) fn report(&self, ticket: Ticket, outcome: Outcome, now: Duration) {
         let change = self.state().report(ticket, outcome, now, fastrand::u64(..));
         if let (Some(change), Some(backend)) = (change, self.backend.get()) {
             self.tell(change, backend, now);

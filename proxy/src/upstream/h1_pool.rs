@@ -8,10 +8,9 @@ use std::{
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
 use tracing::debug;
 
-use super::Endpoint;
+use super::{Endpoint, endpoint::now};
 use crate::{body::Body, failure::ConnectError, identity::Inside};
 
 /// Many servers close an idle connection after 5 s (Node.js), some after 2 s (gunicorn); we let go first, so that a request
@@ -29,23 +28,32 @@ pub(super) struct Pool(Mutex<Vec<Idle>>);
 
 struct Idle {
     sender: SendRequest<Body>,
-    since: Instant,
+    since: Duration,
+}
+
+impl Idle {
+    fn is_old(&self, now: Duration) -> bool {
+        now.saturating_sub(self.since) >= IDLE
+    }
 }
 
 /// A connection, for one request.
 pub(super) struct Lease {
     /// What sends the request.
     pub sender: SendRequest<Body>,
+    /// When it was given.
+    pub since: Duration,
     /// It has carried another request before, so the server may have just given it up.
     pub reused: bool,
 }
 
 impl Pool {
     /// The connection that was used last, or a new one.
-    pub(super) async fn lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
-        match self.take() {
-            Some(sender) => Ok(Lease { sender, reused: true }),
-            None => self.fresh(endpoint).await,
+    pub(super) async fn lease(&self, endpoint: &Endpoint, now: Duration) -> Result<Lease, ConnectError> {
+        match self.take(now) {
+            Some(sender) => Ok(Lease { sender, since: now, reused: true }),
+            // Boxed: the few that dial must not size every request's future.
+            None => Box::pin(self.fresh(endpoint)).await,
         }
     }
 
@@ -56,35 +64,35 @@ impl Pool {
             .max_buf_size(HEAD_MAX)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(ConnectError::Http)?;
+            .map_err(|error| ConnectError::Http(error.into()))?;
         let peer = endpoint.addr;
         tokio::spawn(async move {
             let ended = connection.with_upgrades().await;
             debug!(%peer, ?ended, "a connection ended");
         });
-        Ok(Lease { sender, reused: false })
+        Ok(Lease { sender, since: now(), reused: false })
     }
 
     /// Takes a connection back whose response has ended.
     pub(super) fn put(&self, sender: SendRequest<Body>) {
         let mut idle = self.idle();
         if !sender.is_closed() && idle.len() < IDLE_MAX {
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { sender, since: now() });
         }
     }
 
     /// Closes connections that were idle for too long.
     pub(super) fn sweep(&self) {
-        self.idle().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+        let now = now();
+        self.idle().retain(|idle| !idle.sender.is_closed() && !idle.is_old(now));
     }
 
     /// The youngest connection that can take a request at once. One whose response ended before its request had been
     /// sent whole may be busy for as long as that client likes: nobody waits for it.
-    fn take(&self) -> Option<SendRequest<Body>> {
-        let (mut idle, now) = (self.idle(), Instant::now());
-        let is_old = |idle: &Idle| now.duration_since(idle.since) >= IDLE;
-        if idle.first().is_some_and(is_old) {
-            let old = idle.partition_point(is_old);
+    fn take(&self, now: Duration) -> Option<SendRequest<Body>> {
+        let mut idle = self.idle();
+        if idle.first().is_some_and(|oldest| oldest.is_old(now)) {
+            let old = idle.partition_point(|idle| idle.is_old(now));
             idle.drain(..old);
         }
         for at in (0..idle.len()).rev() {

@@ -5,25 +5,22 @@
 //! certificate ends, new requests go to a new one, and the old ends with its last stream.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future as _, poll_fn},
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use h2::client::{Builder, Connection as H2, SendRequest};
+use hyper::body::Bytes;
+use tokio::sync::Mutex as AsyncMutex;
 use tracing::debug;
 
-use super::{Endpoint, Upstream};
+use super::{Endpoint, Upstream, endpoint::now};
 use crate::{
-    body::Body,
     failure::{ConnectError, chain},
+    http::heartbeat::{Beat, Heartbeat},
     identity::Inside,
     net::batch::Batch,
 };
@@ -44,63 +41,69 @@ const HEAD_MAX: u32 = 64 * 1024;
 
 /// The connections to one peer.
 pub(super) struct Pool {
-    open: Mutex<Vec<Connection>>,
-    /// How many streams the other side said that it takes on a connection: what a new one begins with, so that those who
-    /// waited for it do not all meet a bound that is known.
-    bound: Arc<AtomicUsize>,
+    open: Mutex<Open>,
     /// Held while dialling: requests that arrive meanwhile share what comes of it.
     dialling: AsyncMutex<Option<Failed>>,
 }
 
+struct Open {
+    connections: Vec<Connection>,
+    /// How many streams the other side said that it takes on a connection: what a new one begins with, so that those who
+    /// waited for it do not all meet a bound that is known.
+    bound: usize,
+}
+
 /// The last attempt to dial, if it failed.
 struct Failed {
-    at: Instant,
+    at: Duration,
     reason: &'static str,
     why: String,
 }
 
 struct Connection {
-    sender: SendRequest<Body>,
+    sender: SendRequest<Bytes>,
     generation: u64,
     /// When our certificate or the peer's is near its end: no new requests from then on.
-    until: Option<Instant>,
+    until: Option<Duration>,
     /// One clone for each running stream.
     streams: Arc<()>,
-    /// How many the other side takes at once.
-    streams_max: Arc<AtomicUsize>,
-    used: Instant,
+    used: Duration,
 }
 
 /// The right to one stream of a connection.
 pub(super) struct Lease {
     /// What sends the request.
-    pub sender: SendRequest<Body>,
+    pub sender: SendRequest<Bytes>,
     /// To be held until the response has ended.
     pub stream: Arc<()>,
+    /// When it was given.
+    pub since: Duration,
     /// The connection was made for another request, so the other side may have just given it up.
     pub kept: bool,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self {
-            open: Mutex::default(),
-            bound: Arc::new(AtomicUsize::new(STREAMS_MAX)),
-            dialling: AsyncMutex::default(),
-        }
+        let open = Mutex::new(Open { connections: Vec::new(), bound: STREAMS_MAX });
+        Self { open, dialling: AsyncMutex::default() }
     }
 }
 
 impl Pool {
     /// A stream on an open connection, or on a new one.
-    pub(super) async fn lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
+    pub(super) async fn lease(&self, endpoint: &Endpoint, now: Duration) -> Result<Lease, ConnectError> {
         let generation = endpoint.generation()?;
-        if let Some(lease) = self.open_lease(generation) {
-            return Ok(lease);
+        match self.open_lease(generation, now) {
+            Some(lease) => Ok(lease),
+            // Boxed: the few that dial must not size every request's future.
+            None => Box::pin(self.new_lease(endpoint, generation)).await,
         }
-        let arrived = Instant::now();
+    }
+
+    async fn new_lease(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
+        let arrived = now();
         let mut last = self.dialling.lock().await;
-        if let Some(lease) = self.open_lease(generation) {
+        if let Some(lease) = self.open_lease(generation, now()) {
             return Ok(lease);
         }
         // Who waited for an attempt that failed takes its failure, instead of waiting for one of its own.
@@ -108,120 +111,90 @@ impl Pool {
             return Err(ConnectError::Shared { reason: failed.reason, why: failed.why.clone() });
         }
         self.dial(endpoint, generation).await.inspect_err(|error| {
-            *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(error) });
+            *last = Some(Failed { at: now(), reason: error.reason(), why: chain(error) });
         })
     }
 
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
-        let until = stream.usable().map(|time| Instant::now() + time);
+        let until = stream.usable().map(|time| now() + time);
         let batch = Batch::new(stream);
         // One at least: a server that takes none for now may take one later.
-        let expected = self.bound.load(Ordering::Relaxed).max(1);
-        let (sender, mut connection) = http2::Builder::new(Tasks::of(&batch))
-            .timer(TokioTimer::new())
+        let expected = self.open().bound.max(1);
+        let (sender, connection) = Builder::new()
+            .enable_push(false)
             .initial_max_send_streams(expected)
-            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEAD_MAX)
-            .keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(3))
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(batch.clone()))
+            .handshake(batch.clone())
             .await
-            .map_err(ConnectError::Http)?;
+            .map_err(|error| ConnectError::Http(error.into()))?;
         let peer = endpoint.addr;
-        let streams_max = Arc::new(AtomicUsize::new(expected));
-        let (told, bound) = (Arc::clone(&streams_max), Arc::clone(&self.bound));
         tokio::spawn(async move {
-            let ended = poll_fn(|cx| {
-                let ended = Pin::new(&mut connection).poll(cx);
-                let now = connection.current_max_send_streams().min(STREAMS_MAX);
-                if told.swap(now, Ordering::Relaxed) != now {
-                    bound.store(now, Ordering::Relaxed);
-                }
-                ended
-            });
-            let ended = ended.await;
+            let ended = run(connection, &batch).await;
             debug!(%peer, ?ended, "an HTTP/2 connection ended");
         });
-        Ok(self.keep(Connection {
-            sender,
-            generation,
-            until,
-            streams: Arc::default(),
-            streams_max,
-            used: Instant::now(),
-        }))
+        let now = now();
+        let connection = Connection { sender, generation, until, streams: Arc::default(), used: now };
+        let lease = Lease { kept: false, ..connection.lease(now) };
+        self.open().connections.push(connection);
+        Ok(lease)
     }
 
     /// Closes connections that nobody used for long.
     pub(super) fn sweep(&self) {
-        self.open().retain(|c| c.is_usable() && (c.streams() > 0 || c.used.elapsed() < IDLE));
+        let now = now();
+        self.open()
+            .connections
+            .retain_mut(|c| c.is_usable(now) && (c.streams() > 0 || now.saturating_sub(c.used) < IDLE));
     }
 
-    fn open_lease(&self, generation: u64) -> Option<Lease> {
-        let mut open = self.open();
-        open.retain(|connection| connection.generation == generation && connection.is_usable());
-        let connection = open.iter_mut().find(|connection| connection.has_room())?;
-        connection.used = Instant::now();
-        Some(connection.lease())
+    fn open_lease(&self, generation: u64, now: Duration) -> Option<Lease> {
+        let Open { connections, bound } = &mut *self.open();
+        connections.retain_mut(|connection| connection.generation == generation && connection.is_usable(now));
+        let connection = connections.iter_mut().find(|connection| connection.has_room(bound))?;
+        connection.used = now;
+        Some(connection.lease(now))
     }
 
-    fn keep(&self, connection: Connection) -> Lease {
-        let lease = Lease { kept: false, ..connection.lease() };
-        self.open().push(connection);
-        lease
-    }
-
-    fn open(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Runs what hyper spawns for one connection. The first task is the connection's own, which reads and writes it.
-#[derive(Clone)]
-struct Tasks {
-    batch: Batch<Upstream>,
-    begun: Arc<AtomicBool>,
-}
-
-impl Tasks {
-    fn of(batch: &Batch<Upstream>) -> Self {
-        Self { batch: batch.clone(), begun: Arc::default() }
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        if self.begun.swap(true, Ordering::Relaxed) {
-            tokio::spawn(task);
-            return;
+/// Reads and writes a connection until it ends; it does when nobody can send on it any more and its last stream has ended.
+async fn run(mut connection: H2<Batch<Upstream>, Bytes>, batch: &Batch<Upstream>) -> Result<(), h2::Error> {
+    let mut heartbeat = Heartbeat::new(connection.ping_pong());
+    let mut run = pin!(poll_fn(|cx| {
+        if heartbeat.poll(cx, || batch.heard()) == Poll::Ready(Beat::Dead) {
+            debug!("nothing comes any more");
+            return Poll::Ready(Ok(()));
         }
-        let batch = self.batch.clone();
-        tokio::spawn(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| batch.poll(task.as_mut(), cx)).await;
-        });
-    }
+        Pin::new(&mut connection).poll(cx)
+    }));
+    poll_fn(|cx| batch.poll(run.as_mut(), cx)).await
 }
 
 impl Connection {
     /// Whether it takes new requests. One that does not ends with its last stream.
-    fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && self.until.is_none_or(|until| Instant::now() < until)
+    fn is_usable(&mut self, now: Duration) -> bool {
+        // Nobody is woken: what this sender has sent waits for nothing.
+        let ready = self.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(()))) && self.until.is_none_or(|until| now < until)
     }
 
-    fn has_room(&self) -> bool {
-        self.streams() < self.streams_max.load(Ordering::Relaxed)
+    fn has_room(&self, bound: &mut usize) -> bool {
+        *bound = self.sender.current_max_send_streams().min(STREAMS_MAX);
+        self.streams() < *bound
     }
 
     fn streams(&self) -> usize {
         Arc::strong_count(&self.streams) - 1
     }
 
-    fn lease(&self) -> Lease {
-        Lease { sender: self.sender.clone(), stream: Arc::clone(&self.streams), kept: true }
+    fn lease(&self, now: Duration) -> Lease {
+        Lease { sender: self.sender.clone(), stream: Arc::clone(&self.streams), since: now, kept: true }
     }
 }

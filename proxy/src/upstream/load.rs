@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     failure::{ConnectError, OVERLOADED},
-    http::respond::GRPC_STATUS,
+    http::{self, respond::GRPC_STATUS},
 };
 
 /// A client that leaves while a connection is still being made says nothing, unless it waited for longer than any
@@ -44,9 +44,9 @@ impl Load {
         Self { endpoint, ticket: Some(ticket), stage: Stage::Connecting(now) }
     }
 
-    /// The request's connection is there: from here on the time is the endpoint's.
-    pub(super) fn sent(&mut self) {
-        self.stage = Stage::Sent(now());
+    /// The request's connection is there since then: from there on the time is the endpoint's.
+    pub(super) fn sent(&mut self, since: Duration) {
+        self.stage = Stage::Sent(since);
     }
 
     /// What came of a request; says what its outcome says of the endpoint.
@@ -54,19 +54,21 @@ impl Load {
         &mut self,
         sent: Result<(Response<B>, T), SendError>,
     ) -> Result<(Response<B>, T), SendError> {
-        self.report(match &sent {
+        let now = now();
+        let outcome = match &sent {
             Ok((response, _)) if is_failure(response) => Outcome::Failed(Failed::Answer),
-            Ok(_) => self.answered(),
-            Err(SendError::NotSent(error, _)) => of_connect(error),
+            Ok(_) => self.answered(now),
+            Err(SendError::NotSent(error)) => of_connect(error),
             Err(SendError::Reset(_)) => Outcome::Failed(Failed::Answer),
             Err(SendError::Broken(error)) => of_broken(error),
-        });
+        };
+        self.report(outcome, now);
         sent
     }
 
     /// No connection came about.
     pub fn unreached(&mut self, error: &ConnectError) {
-        self.report(of_connect(error));
+        self.report(of_connect(error), now());
     }
 
     /// A connection has come about. Whether a server took it shows by what follows.
@@ -76,34 +78,34 @@ impl Load {
 
     /// A server took the connection.
     pub fn taken(&mut self) {
-        self.report(Outcome::Taken);
+        self.report(Outcome::Taken, now());
     }
 
     /// The connection was reset before a byte came: nobody serves there.
     pub fn refused(&mut self) {
-        self.report(Outcome::Failed(Failed::Unreached));
+        self.report(Outcome::Failed(Failed::Unreached), now());
     }
 
-    fn answered(&self) -> Outcome {
+    fn answered(&self, now: Duration) -> Outcome {
         match self.stage {
-            Stage::Sent(since) => Outcome::Answered(now().saturating_sub(since)),
+            Stage::Sent(since) => Outcome::Answered(now.saturating_sub(since)),
             Stage::Connecting(_) | Stage::Connected => Outcome::Taken,
         }
     }
 
-    fn left(&self) -> Outcome {
+    fn left(&self, now: Duration) -> Outcome {
         match self.stage {
-            Stage::Connecting(since) if now().saturating_sub(since) >= SLOW_CONNECT => {
+            Stage::Connecting(since) if now.saturating_sub(since) >= SLOW_CONNECT => {
                 Outcome::Failed(Failed::Unreached)
             }
             Stage::Connecting(_) | Stage::Connected => Outcome::Nothing,
-            Stage::Sent(since) => Outcome::Left(now().saturating_sub(since)),
+            Stage::Sent(since) => Outcome::Left(now.saturating_sub(since)),
         }
     }
 
-    fn report(&mut self, outcome: Outcome) {
+    fn report(&mut self, outcome: Outcome, now: Duration) {
         if let Some(ticket) = self.ticket.take() {
-            self.endpoint.report(ticket, outcome);
+            self.endpoint.report(ticket, outcome, now);
         }
     }
 }
@@ -111,7 +113,8 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         if self.ticket.is_some() {
-            self.report(self.left());
+            let now = now();
+            self.report(self.left(now), now);
         }
         self.endpoint.state().end();
     }
@@ -138,8 +141,8 @@ fn of_connect(error: &ConnectError) -> Outcome {
 }
 
 /// A client that broke off its own body broke the exchange.
-fn of_broken(error: &hyper::Error) -> Outcome {
-    if error.is_user() { Outcome::Nothing } else { Outcome::Failed(Failed::Answer) }
+fn of_broken(error: &http::Error) -> Outcome {
+    if error.is_clients() { Outcome::Nothing } else { Outcome::Failed(Failed::Answer) }
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! Sending one request to an endpoint, over whichever connection suits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header::HeaderValue,
-};
+use hyper::{Method, Request, Response, StatusCode, client::conn::http1, header::HeaderValue};
 
 use super::{
     Endpoint, Load, Transport,
-    again::{self, Again, SendError},
+    again::{self, SendError},
+    endpoint,
+    h2_exchange::H2Exchange,
     h2_pool,
 };
 use crate::{
-    body::{Body, Follower, Passed},
+    body::{Body, Follower, Passed, Source},
     failure::ConnectError,
     http::{HttpVersion, form, mesh_headers, upgrade},
 };
@@ -32,7 +32,7 @@ enum Held {
     Alone,
 }
 
-type Sent = Result<(Response<Incoming>, Held), SendError>;
+type Sent = Result<(Response<Source>, Held), SendError>;
 
 /// How often a request goes over another connection of the same endpoint.
 struct Left {
@@ -83,31 +83,32 @@ impl Follower for Exchange {
 }
 
 impl Endpoint {
-    /// Sends a request and waits for the head of the response, whose body holds what must be held. `version` is what
-    /// the server itself speaks; between proxies it is always HTTP/2.
+    /// Sends a request now and waits for the head of the response, whose body holds what must be held. `version` is what
+    /// the server itself speaks; between proxies it is always HTTP/2. A request that was not sent is as it was.
     ///
     /// # Errors
     /// Tells whether the request may be sent again.
     pub async fn send(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         version: HttpVersion,
+        now: Duration,
     ) -> Result<Response<Body>, SendError> {
-        let mut load = self.carry();
+        let mut load = self.carry(now);
         let sent = match (&self.transport, version) {
             (Transport::Mesh(_), _) => {
-                form::for_peer(&mut request, self.addr, version);
-                self.send_h2(request, &mut load).await
+                form::for_peer(request, self.addr, version);
+                self.send_h2(request, &mut load, now).await
             }
             (Transport::Plain, HttpVersion::Http2) => {
-                form::for_h2(&mut request, self.addr);
-                self.send_h2(request, &mut load).await
+                form::for_h2(request, self.addr);
+                self.send_h2(request, &mut load, now).await
             }
             (Transport::Plain, HttpVersion::Http1) => {
-                form::for_h1(&mut request);
-                self.send_h1(request, &mut load).await
+                form::for_h1(request);
+                self.send_h1(request, &mut load, now).await
             }
-            (Transport::Unnameable, _) => Err(unnameable(request)),
+            (Transport::Unnameable, _) => Err(SendError::NotSent(ConnectError::Unnameable)),
         };
         let (mut response, held) = load.judge(sent)?;
         form::clean_response(&mut response);
@@ -122,28 +123,26 @@ impl Endpoint {
     /// As [`Endpoint::send`]; a request that was not sent comes back as it was.
     pub async fn switch(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         protocol: &HeaderValue,
     ) -> Result<Response<Body>, SendError> {
-        let mut load = self.carry();
+        let mut load = self.carry(endpoint::now());
         let sent = match self.transport {
             Transport::Mesh(_) => {
-                form::for_peer(&mut request, self.addr, HttpVersion::Http1);
-                upgrade::into_connect(&mut request, protocol);
-                self.send_h2(request, &mut load).await.map_err(|error| match error {
-                    SendError::NotSent(error, mut request) => {
-                        upgrade::from_connect(&mut request);
-                        SendError::NotSent(error, request)
-                    }
-                    other @ (SendError::Reset(_) | SendError::Broken(_)) => other,
-                })
+                form::for_peer(request, self.addr, HttpVersion::Http1);
+                upgrade::into_connect(request, protocol);
+                let sent = self.send_h2(request, &mut load, endpoint::now()).await;
+                if let Err(SendError::NotSent(_)) = sent {
+                    upgrade::from_connect(request);
+                }
+                sent
             }
             Transport::Plain => {
-                form::for_h1(&mut request);
-                upgrade::ask(&mut request, protocol);
+                form::for_h1(request);
+                upgrade::ask(request, protocol);
                 self.send_alone(request, &mut load).await
             }
-            Transport::Unnameable => Err(unnameable(request)),
+            Transport::Unnameable => Err(SendError::NotSent(ConnectError::Unnameable)),
         };
         let (mut response, held) = load.judge(sent)?;
         if self.identity().is_some() {
@@ -164,10 +163,10 @@ impl Endpoint {
     /// As [`Endpoint::send`].
     pub async fn send_as_it_is(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let mut load = self.carry();
-        form::for_h1(&mut request);
+        let mut load = self.carry(endpoint::now());
+        form::for_h1(request);
         let connects = *request.method() == Method::CONNECT;
         let sent = self.send_alone(request, &mut load).await;
         let (mut response, held) = load.judge(sent)?;
@@ -188,83 +187,77 @@ impl Endpoint {
     }
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
-    async fn send_h2(&self, mut request: Request<Body>, load: &mut Load) -> Sent {
+    async fn send_h2(&self, request: &mut Request<Body>, load: &mut Load, mut now: Duration) -> Sent {
         let mut left = Left::ALL;
         loop {
-            let lease = match self.h2.lease(self).await {
-                Ok(lease) => lease,
-                Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
-            };
-            load.sent();
+            let lease = self.h2.lease(self, now).await.map_err(SendError::NotSent)?;
+            load.sent(lease.since);
             let kept = lease.kept;
             match send_over(lease, request, self.identity().is_some()).await {
-                Err(SendError::NotSent(why, unsent)) if kept && left.take(&why) => request = *unsent,
+                Err(SendError::NotSent(why)) if kept && left.take(&why) => now = endpoint::now(),
                 sent => return sent,
             }
         }
     }
 
-    async fn send_h1(&self, mut request: Request<Body>, load: &mut Load) -> Sent {
+    async fn send_h1(&self, request: &mut Request<Body>, load: &mut Load, mut now: Duration) -> Sent {
         let mut repeated = false;
         loop {
-            let mut lease = match self.h1.lease(self).await {
-                Ok(lease) => lease,
-                Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
-            };
-            load.sent();
+            let mut lease = self.h1.lease(self, now).await.map_err(SendError::NotSent)?;
+            load.sent(lease.since);
             // Only what is safe and empty can be made again if a kept connection turns out to be dead
             // (RFC 9110 section 9.2.2); hyper gives back whatever it had not begun to write.
-            let repeatable = lease.reused && !repeated && form::is_repeatable(&request);
-            let again = repeatable.then(|| form::repeat(&request));
-            let mut error = match lease.sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Held::Connection(lease.sender))),
+            let repeatable = lease.reused && !repeated && form::is_repeatable(request);
+            let sent = if repeatable { form::repeat(request) } else { std::mem::take(request) };
+            let mut error = match lease.sender.try_send_request(sent).await {
+                Ok(response) => return Ok((response.map(Source::from), Held::Connection(lease.sender))),
                 Err(error) => error,
             };
-            let given_back = error.take_message();
-            repeated |= given_back.is_none();
-            // What is no response was made by a server that lives.
-            let again = again.filter(|_| !error.error().is_parse());
-            match given_back.or(again).filter(|_| lease.reused) {
-                Some(unsent) => request = unsent,
-                None => return Err(SendError::from(error)),
+            match error.take_message() {
+                Some(unsent) => {
+                    *request = unsent;
+                    if !lease.reused {
+                        return Err(SendError::NotSent(ConnectError::NotTaken(error.into_error().into())));
+                    }
+                }
+                // What is no response was made by a server that lives.
+                None if repeatable && !error.error().is_parse() => repeated = true,
+                None => return Err(SendError::Broken(error.into_error().into())),
             }
+            now = endpoint::now();
         }
     }
 
-    async fn send_alone(&self, request: Request<Body>, load: &mut Load) -> Sent {
-        let mut lease = match self.h1.fresh(self).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(SendError::NotSent(error, Box::new(request))),
-        };
-        load.sent();
-        let response = lease.sender.try_send_request(request).await.map_err(SendError::from)?;
-        Ok((response, Held::Alone))
+    async fn send_alone(&self, request: &mut Request<Body>, load: &mut Load) -> Sent {
+        let mut lease = self.h1.fresh(self).await.map_err(SendError::NotSent)?;
+        load.sent(lease.since);
+        match lease.sender.try_send_request(std::mem::take(request)).await {
+            Ok(response) => Ok((response.map(Source::from), Held::Alone)),
+            Err(mut error) => Err(match error.take_message() {
+                Some(unsent) => {
+                    *request = unsent;
+                    SendError::NotSent(ConnectError::NotTaken(error.into_error().into()))
+                }
+                None => SendError::Broken(error.into_error().into()),
+            }),
+        }
     }
 }
 
 /// `peer`: what answers is a mesh proxy, whose word on its application is believed.
-async fn send_over(mut lease: h2_pool::Lease, request: Request<Body>, peer: bool) -> Sent {
-    let (request, again) = again::remember(request);
-    match lease.sender.try_send_request(request).await {
-        Ok(response) if peer => answered(response, lease.stream, again),
-        Ok(response) => Ok((response, Held::Stream { _stream: lease.stream })),
-        Err(mut error) => Err(match error.take_message() {
-            Some(unsent) => again::not_taken(error.into_error(), unsent),
-            None => again.after(error.into_error(), lease.kept),
-        }),
+async fn send_over(mut lease: h2_pool::Lease, request: &mut Request<Body>, peer: bool) -> Sent {
+    let (body, again) = again::remember(request);
+    let sent = match H2Exchange::begin(&mut lease.sender, request, body) {
+        Ok(exchange) => exchange.await,
+        Err(unsent) => Err(unsent),
+    };
+    let response = match sent {
+        Ok(response) => response,
+        Err(unanswered) => return Err(again.after(unanswered, lease.kept, request)),
+    };
+    // A peer's proxy may answer that its application did not get the request.
+    match mesh_headers::unsent(&response).filter(|_| peer) {
+        Some(reason) if again.restore(request) => Err(SendError::NotSent(ConnectError::AtPeer(reason))),
+        _ => Ok((response, Held::Stream { _stream: lease.stream })),
     }
-}
-
-/// A peer's proxy may answer that its application did not get the request.
-fn answered(response: Response<Incoming>, stream: Arc<()>, again: Again) -> Sent {
-    if let Some(reason) = mesh_headers::unsent(&response)
-        && let Some(request) = again.request()
-    {
-        return Err(SendError::NotSent(ConnectError::AtPeer(reason), Box::new(request)));
-    }
-    Ok((response, Held::Stream { _stream: stream }))
-}
-
-fn unnameable(request: Request<Body>) -> SendError {
-    SendError::NotSent(ConnectError::Unnameable, Box::new(request))
 }

@@ -1,0 +1,63 @@
+//! The requests of one HTTP/1 connection: whether any runs, and since when none does.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+/// A connection's requests.
+pub struct Requests(Arc<Mutex<Instant>>);
+
+/// One of them, until its response's body has ended.
+pub struct Running {
+    _of: Arc<Mutex<Instant>>,
+}
+
+impl Requests {
+    /// Of a connection that begins now.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// One more.
+    pub fn begin(&self) -> Running {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Running { _of: Arc::clone(&self.0) }
+    }
+
+    /// Whether none runs.
+    pub fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// Returns when none runs, and none has begun for so long.
+    pub async fn idle_for(&self, limit: Duration) {
+        loop {
+            let since = if self.is_idle() { self.since() } else { Duration::ZERO };
+            match limit.checked_sub(since) {
+                None | Some(Duration::ZERO) => return,
+                Some(left) => sleep(left).await,
+            }
+        }
+    }
+
+    fn since(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_only_when_nothing_runs() {
+        let (requests, limit) = (Requests::new(), Duration::from_secs(300));
+        let running = requests.begin();
+        assert!(tokio::time::timeout(limit * 3, requests.idle_for(limit)).await.is_err());
+        drop(running);
+        requests.idle_for(limit).await;
+    }
+}
