@@ -157,6 +157,9 @@ impl Body {
     }
 
     fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Error>>) {
+        if self.exchange.is_none() && self.account.is_none() && self.count.is_none() {
+            return;
+        }
         let ended = self.has_ended();
         let passed = match frame {
             None => Passed::End,

@@ -53,8 +53,8 @@ impl AsyncRead for Duplex {
 
 impl AsyncWrite for Duplex {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let room = ready!(poll_room(&mut self.send, cx)).map_err(broken)?;
-        let taken = buf.get(..room.min(WRITE_MAX)).unwrap_or(buf);
+        ready!(poll_room(&mut self.send, cx)).map_err(broken)?;
+        let taken = buf.get(..WRITE_MAX).unwrap_or(buf);
         self.send.send_data(Bytes::copy_from_slice(taken), false).map_err(broken)?;
         Poll::Ready(Ok(taken.len()))
     }
@@ -75,4 +75,60 @@ impl AsyncWrite for Duplex {
 /// Whatever ends a stream but its end is a reset.
 fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::{Request, Response};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// Both sides of a stream that was switched.
+    async fn switched() -> (Duplex, Duplex) {
+        let (near, far) = duplex(64 * 1024);
+        let server = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.expect("HTTP/2");
+            let (request, mut respond) = connection.accept().await.expect("a stream").expect("a request");
+            let stream = respond.send_response(Response::new(()), false).expect("a head");
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            Duplex::new(stream, request.into_body())
+        });
+        let (mut sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let request = Request::post("http://web/").body(()).expect("a request");
+        let (response, stream) = sender.send_request(request, false).expect("sent");
+        let client = Duplex::new(stream, response.await.expect("a head").into_body());
+        (client, server.await.expect("no panic"))
+    }
+
+    #[tokio::test]
+    async fn more_than_a_window_passes_and_each_side_ends_by_itself() {
+        let (mut client, mut server) = switched().await;
+        let sent = vec![7; 300_000];
+        let writing = sent.clone();
+        let client = tokio::spawn(async move {
+            client.write_all(&writing).await.expect("written");
+            client.shutdown().await.expect("ended");
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.expect("a clean end");
+            answer
+        });
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).await.expect("a clean end");
+        assert!(received == sent);
+        server.write_all(b"yes").await.expect("written");
+        server.shutdown().await.expect("ended");
+        assert_eq!(client.await.expect("no panic"), b"yes");
+    }
+
+    #[tokio::test]
+    async fn a_side_that_goes_before_its_end_breaks_the_other() {
+        let (client, mut server) = switched().await;
+        drop(client);
+        let error = server.read(&mut [0; 8]).await.expect_err("no end");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let error = server.flush().await.expect_err("it is told without a read, too");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
 }

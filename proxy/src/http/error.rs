@@ -16,27 +16,30 @@ pub enum Error {
 
 impl Error {
     /// The code that tells a reader over HTTP/2 that what it reads has broken off: its writer's own, if that was a reset.
-    pub fn reset(&self) -> h2::Reason {
+    pub fn reset_code(&self) -> h2::Reason {
         match self {
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
-            Self::Http2(error) => reset(error),
-            Self::Client(error) => error.reset(),
+            Self::Http2(error) => reset_code(error),
+            Self::Client(error) => error.reset_code(),
         }
     }
 
-    /// Whether the client's own body, or its end, is the reason.
+    /// Whether the client's own request is the reason, or its end.
     pub fn is_clients(&self) -> bool {
         match self {
             Self::Http1(error) => error.is_user(),
-            Self::Http2(_) => false,
+            // What h2 itself does not send.
+            Self::Http2(error) => error.reason().is_none() && !error.is_io(),
             Self::Client(_) => true,
         }
     }
 }
 
-/// NO_ERROR would tell a reader that nothing is missing (RFC 9113 section 8.1).
-fn reset(error: &h2::Error) -> h2::Reason {
-    let told = error.reason().filter(|reason| error.is_reset() && *reason != h2::Reason::NO_ERROR);
+/// As [`Error::reset_code`]. NO_ERROR would tell the reader that nothing is missing (RFC 9113 section 8.1), and
+/// REFUSED_STREAM that nothing was done (section 8.7), which is said by other means where it is true.
+pub(super) fn reset_code(error: &h2::Error) -> h2::Reason {
+    let says_less = [h2::Reason::NO_ERROR, h2::Reason::REFUSED_STREAM];
+    let told = error.reason().filter(|reason| error.is_reset() && !says_less.contains(reason));
     told.unwrap_or(h2::Reason::INTERNAL_ERROR)
 }
 
@@ -47,6 +50,6 @@ mod tests {
     #[test]
     fn what_broke_off_is_never_told_as_an_end() {
         let broken = Error::from(h2::Error::from(h2::Reason::NO_ERROR));
-        assert_eq!(broken.reset(), h2::Reason::INTERNAL_ERROR);
+        assert_eq!(broken.reset_code(), h2::Reason::INTERNAL_ERROR);
     }
 }

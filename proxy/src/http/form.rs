@@ -131,7 +131,13 @@ pub fn receive(request: &mut Request<Body>) -> Option<HeaderValue> {
 
 /// Takes off a response what belongs to the connection that it came on, and what only the mesh may say.
 pub fn clean_response<B>(response: &mut Response<B>) {
-    strip(response.headers_mut());
+    let headers = response.headers_mut();
+    if headers.keys().any(is_hop_by_hop) {
+        strip_hop_by_hop(headers);
+        // It is a request's alone (RFC 9110 section 10.1.4).
+        headers.remove(TE);
+    }
+    mesh_headers::strip(headers);
     *response.version_mut() = Version::HTTP_11;
 }
 
@@ -222,7 +228,12 @@ pub fn is_repeatable(request: &Request<Body>) -> bool {
 
 /// The same request again; only for one that [`is_repeatable`].
 pub fn repeat(request: &Request<Body>) -> Request<Body> {
-    let mut again = Request::new(Body::empty());
+    head_again(request).map(|()| Body::empty())
+}
+
+/// A request's head again, without what only this process knows of it.
+pub fn head_again(request: &Request<Body>) -> Request<()> {
+    let mut again = Request::new(());
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();
@@ -256,6 +267,15 @@ mod tests {
         for_peer(&mut request, ([10, 0, 0, 1], 80).into(), HttpVersion::Http1);
         assert_eq!(request.uri(), "http://web.shop/a?b=c");
         check_headers(&request, &[("x-kept", "2")]);
+    }
+
+    #[test]
+    fn a_head_of_http2_has_nothing_of_a_connections_whoever_put_it_there() {
+        let headers =
+            [("connection", "x-named"), ("x-named", "1"), ("te", "gzip, trailers"), ("x-kept", "2")];
+        let mut request = request("/", &headers);
+        for_stream(request.headers_mut());
+        check_headers(&request, &[("x-kept", "2"), ("te", "trailers")]);
     }
 
     #[test]

@@ -12,8 +12,13 @@ use hyper::{
     header::CONTENT_LENGTH,
 };
 
-use super::Error;
+use super::{Error, form};
 use crate::body::Body;
+
+/// A head, decoded, at most: as over HTTP/1.
+pub const HEAD_MAX: u32 = 64 * 1024;
+/// What one stream may have buffered towards a slow reader.
+pub const SEND_BUFFER: usize = 64 * 1024;
 
 /// A body that comes on a stream. What is given out may be sent again: its reader holds one frame at a time.
 pub struct Received {
@@ -52,24 +57,13 @@ impl Received {
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(self.cut(error)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => self.data_ended = true,
             }
         }
         let trailers = ready!(self.stream.poll_trailers(cx));
         self.ended = true;
-        Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(Frame::trailers).map(Ok),
-            Err(error) => self.cut(error),
-        })
-    }
-
-    /// A server that has answered may say with NO_ERROR that it needs no more of the request (RFC 9113 section 8.1), and h2
-    /// then forgets that the answer was whole.
-    fn cut(&self, error: h2::Error) -> Option<Result<Frame<Bytes>, Error>> {
-        let whole =
-            error.reason() == Some(Reason::NO_ERROR) && error.is_reset() && self.left.unwrap_or(0) == 0;
-        (!whole).then(|| Err(error.into()))
+        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).map_err(Error::from).transpose())
     }
 
     /// Whether the last frame has been given out.
@@ -97,7 +91,7 @@ pub struct Sending {
 pub enum Stopped {
     /// Whoever reads it has reset the stream, or its connection has ended.
     #[error("its reader has ended it")]
-    ByReader(#[source] h2::Error),
+    ByReader(#[from] h2::Error),
     /// It broke off.
     #[error("it broke off")]
     Broke(#[source] Error),
@@ -111,44 +105,47 @@ impl Sending {
 
     /// Sends what there is of it; ready when all of it has been.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
-        if let Poll::Ready(ended) = self.advance(cx) {
-            return Poll::Ready(ended);
-        }
-        // Nothing else tells that nobody reads any more while the body has nothing to say.
-        let reset = ready!(self.stream.poll_reset(cx));
-        Poll::Ready(Err(Stopped::ByReader(reset.map_or_else(|error| error, h2::Error::from))))
+        let stopped = match self.advance(cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(stopped)) => stopped,
+            Poll::Pending => {
+                // Nothing else tells that nobody reads any more while the body has nothing to say.
+                let reset = ready!(self.stream.poll_reset(cx));
+                Stopped::ByReader(reset.map_or_else(|error| error, h2::Error::from))
+            }
+        };
+        self.reset(stopped.reset_code());
+        Poll::Ready(Err(stopped))
+    }
+
+    /// Gives the rest up. A stream that has ended stays as it is.
+    pub fn reset(&mut self, reason: Reason) {
+        self.stream.send_reset(reason);
     }
 
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
-            if let Some((data, _)) = &self.waiting {
-                if self.begun && !data.is_empty() {
-                    ready!(poll_room(&mut self.stream, cx)).map_err(Stopped::ByReader)?;
+            if let Some((data, last)) = self.waiting.take() {
+                if self.begun && !data.is_empty() && poll_room(&mut self.stream, cx)?.is_pending() {
+                    self.waiting = Some((data, last));
+                    return Poll::Pending;
                 }
                 self.begun = true;
-            }
-            if let Some((data, last)) = self.waiting.take() {
-                self.stream.send_data(data, last).map_err(Stopped::ByReader)?;
+                self.stream.send_data(data, last)?;
                 if last {
                     return Poll::Ready(Ok(()));
                 }
             }
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    self.stream.send_reset(error.reset());
-                    return Poll::Ready(Err(Stopped::Broke(error)));
-                }
-                None => {
-                    let ended = self.stream.send_data(Bytes::new(), true);
-                    return Poll::Ready(ended.map_err(Stopped::ByReader));
-                }
+                Some(frame) => frame.map_err(Stopped::Broke)?,
+                None => return Poll::Ready(Ok(self.stream.send_data(Bytes::new(), true)?)),
             };
             match frame.into_data() {
                 Ok(data) => self.waiting = Some((data, self.body.is_end_stream())),
                 Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        return Poll::Ready(self.stream.send_trailers(trailers).map_err(Stopped::ByReader));
+                    if let Ok(mut trailers) = frame.into_trailers() {
+                        form::for_stream(&mut trailers);
+                        return Poll::Ready(Ok(self.stream.send_trailers(trailers)?));
                     }
                 }
             }
@@ -156,67 +153,71 @@ impl Sending {
     }
 }
 
-/// Waits until a stream takes more. Asked for with data in hand only: what is reserved without, others of the connection
-/// cannot have.
-pub fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<usize, h2::Error>> {
-    stream.reserve_capacity(1);
-    loop {
-        match stream.capacity() {
-            0 => match ready!(stream.poll_capacity(cx)) {
-                Some(room) => room?,
-                None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
-            },
-            room => return Poll::Ready(Ok(room)),
-        };
+impl Stopped {
+    fn reset_code(&self) -> Reason {
+        match self {
+            Self::ByReader(_) => Reason::INTERNAL_ERROR,
+            Self::Broke(error) => error.reset_code(),
+        }
     }
+}
+
+/// Waits until a stream takes more: it then takes as much as one is ready to hold. Asked for with data in hand only, because
+/// others of the connection cannot have what is reserved; a byte stands for all.
+pub fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    stream.reserve_capacity(1);
+    while stream.capacity() == 0 {
+        match ready!(stream.poll_capacity(cx)) {
+            Some(room) => drop(room?),
+            None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{future::poll_fn, time::Duration};
 
     use hyper::{Request, Response, header::HeaderValue};
-    use tokio::io::duplex;
+    use tokio::{io::duplex, time::sleep};
 
     use super::*;
 
-    /// What a client reads of an answer of `declared` bytes, of which a server sends five, and resets the stream for `reason`
-    /// while the request's body is still on its way.
-    async fn read(declared: u64, reason: Reason) -> Vec<Result<usize, Reason>> {
+    /// What a client reads of an answer of five bytes that says this length of itself, and ends with them or not, before its
+    /// server resets the stream while the request's body is still on its way.
+    async fn read(declared: Option<u64>, whole: bool, reason: Reason) -> Vec<Result<usize, Reason>> {
         let (near, far) = duplex(64 * 1024);
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.expect("HTTP/2");
             while let Some(request) = connection.accept().await {
                 let (_request, mut respond) = request.expect("a request");
                 let mut head = Response::new(());
-                head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(declared));
+                if let Some(declared) = declared {
+                    head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(declared));
+                }
                 let mut stream = respond.send_response(head, false).expect("a head");
-                stream.send_data(Bytes::from_static(b"12345"), declared == 5).expect("data");
-                stream.reserve_capacity(1);
-                // Until what was sent has gone out.
+                stream.send_data(Bytes::from_static(b"12345"), whole).expect("data");
                 tokio::spawn(async move {
-                    tokio::task::yield_now().await;
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    // Not before what was sent has gone out.
+                    sleep(Duration::from_millis(20)).await;
                     stream.send_reset(reason);
                 });
             }
         });
         let (mut sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
         tokio::spawn(connection);
-        let (response, _body) = sender
-            .send_request(Request::post("http://web/").body(()).expect("a request"), false)
-            .expect("sent");
+        let request = Request::post("http://web/").body(()).expect("a request");
+        let (response, _body) = sender.send_request(request, false).expect("sent");
         let (head, stream) = response.await.expect("a head").into_parts();
         let mut body = Received::after(&head.headers, stream).expect("a body");
-        let mut frames = Vec::new();
         // Not before the reset has come, too.
-        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        sleep(Duration::from_millis(60)).await;
+        let mut frames = Vec::new();
         while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
-            let ended = frame.is_err();
-            frames.push(
-                frame.map(|frame| frame.data_ref().map_or(0, Bytes::len)).map_err(|error| error.reset()),
-            );
-            if ended {
+            let size = frame.map(|frame| frame.data_ref().map_or(0, Bytes::len));
+            frames.push(size.map_err(|error| error.reset_code()));
+            if frames.last().is_some_and(Result::is_err) {
                 break;
             }
         }
@@ -225,14 +226,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_whole_stays_so_when_its_server_needs_no_more_of_the_request() {
-        assert_eq!(read(5, Reason::NO_ERROR).await, [Ok(5)]);
+        for declared in [None, Some(5)] {
+            assert_eq!(read(declared, true, Reason::NO_ERROR).await, [Ok(5)], "{declared:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_was_cut_is_never_whole() {
-        for reason in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
-            let told = if reason == Reason::NO_ERROR { Reason::INTERNAL_ERROR } else { reason };
-            assert_eq!(read(6, reason).await, [Ok(5), Err(told)], "{reason}");
+    async fn an_answer_that_was_cut_is_never_whole_whatever_its_length() {
+        for declared in [None, Some(5), Some(6)] {
+            for (reason, told) in [
+                (Reason::NO_ERROR, Reason::INTERNAL_ERROR),
+                (Reason::REFUSED_STREAM, Reason::INTERNAL_ERROR),
+                (Reason::CANCEL, Reason::CANCEL),
+            ] {
+                assert_eq!(read(declared, false, reason).await, [Ok(5), Err(told)], "{declared:?} {reason}");
+            }
         }
     }
 }

@@ -65,6 +65,11 @@ impl Limits {
         ..Self::APPLICATION
     };
 
+    /// Whether it is the own application.
+    pub(super) const fn is_trusted(self) -> bool {
+        self.resets.is_none()
+    }
+
     /// What an HTTP/2 connection may have in flight: as much as all of its streams, so that bodies which nobody reads
     /// hold up no other stream. It is a bound, not a reservation.
     pub(super) const fn connection_window(self) -> u32 {
@@ -72,7 +77,8 @@ impl Limits {
     }
 }
 
-/// Serves a connection's requests, each in a box of its own, which all that happens to it is lent, until it ends, drains, or (HTTP/2 only) `until` is over.
+/// Serves a connection until it ends, drains or, over HTTP/2, `until` is over. Each request is boxed once, and lent to
+/// whatever handles it.
 pub async fn serve<S, F, Fut>(
     io: Peeked<S>,
     version: HttpVersion,

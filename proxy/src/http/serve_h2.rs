@@ -3,6 +3,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
@@ -24,14 +25,14 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     date,
     duplex::Duplex,
     form,
-    h2_body::{Received, Sending},
-    heartbeat::{Beat, Heartbeat},
+    h2_body::{HEAD_MAX, Received, SEND_BUFFER, Sending},
+    heartbeat::{self, Beat, Heartbeat},
     respond::Answer,
     serve::{Limits, sends_elsewhere},
     upgrade,
@@ -42,12 +43,8 @@ use crate::{
     net::batch::Batch,
 };
 
-/// What a client has to begin with, for as long.
-const BEGIN: Duration = Duration::from_secs(10);
-/// The head of a request, decoded, at most: as over HTTP/1.
-const HEAD_MAX: u32 = 64 * 1024;
-/// What one stream may have buffered towards a slow reader.
-const SEND_BUFFER: usize = 64 * 1024;
+/// A client must send HTTP/2's preface within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many streams may be reset before their answer began. A caller that opens streams only to reset them makes us work for
 /// nothing (CVE-2023-44487); one that resets more than honest cancellation would is cut off.
 const RESETS: Rate = Rate { burst: 1000, per_second: 500 };
@@ -56,17 +53,6 @@ const IDLE: Duration = Duration::from_secs(300);
 /// How long a connection is served whose caller did not know yet that the pod is being deleted. Telling it at once would
 /// cost it a handshake for each few requests until it knows; endpoints are updated within about this time.
 const LATE: Duration = Duration::from_secs(1);
-
-/// How a stream has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// It was answered, or its answer broke off.
-    Answered,
-    /// Its answer sends its caller elsewhere, with all later requests of its connection.
-    Elsewhere,
-    /// Its caller had reset it before it was answered.
-    Reset,
-}
 
 /// Serves a connection's requests until it ends, drains, or `until` is over.
 pub(super) async fn serve<I, F, Fut>(
@@ -83,8 +69,13 @@ where
 {
     let batch = Batch::new(io);
     let mut serving = pin!(async {
-        let Ok(connection) = timeout(BEGIN, begin(&batch, limits)).await else { return Ok(()) };
-        run(connection?, &batch, limits, leave(until, draining, limits.leaves), handle).await
+        let Ok(connection) = timeout(HANDSHAKE_TIMEOUT, begin(&batch, limits)).await else {
+            debug!("a client did not begin with HTTP/2 in time");
+            return Ok(());
+        };
+        let mut serving = Serving::new(connection?, limits);
+        let mut leave = pin!(leave(until, draining, limits.leaves));
+        poll_fn(|cx| serving.poll(cx, leave.as_mut(), &batch, &handle)).await
     });
     poll_fn(|cx| batch.poll(serving.as_mut(), cx)).await
 }
@@ -97,80 +88,14 @@ where
     builder
         .max_header_list_size(HEAD_MAX)
         .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(limits.resets.unwrap_or(usize::MAX))
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window())
         .max_send_buffer_size(SEND_BUFFER);
     if limits.switches {
         builder.enable_connect_protocol();
     }
-    if let Some(resets) = limits.resets {
-        builder.max_pending_accept_reset_streams(resets);
-    }
     builder.handshake(batch.clone()).await
-}
-
-async fn run<I, F, Fut>(
-    mut connection: Connection<Batch<I>, Bytes>,
-    batch: &Batch<I>,
-    limits: Limits,
-    leave: impl Future<Output = ()>,
-    handle: F,
-) -> Result<(), h2::Error>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(Box<Request<Body>>) -> Fut,
-    Fut: Future<Output = Answer>,
-{
-    let mut heartbeat = Heartbeat::new(connection.ping_pong());
-    let mut streams = FuturesUnordered::new();
-    let mut leave = pin!(leave);
-    let (mut left, mut used) = (false, Instant::now());
-    let mut resets = Bucket::new(RESETS, used.into_std());
-    let mut begun = false;
-    poll_fn(|cx| {
-        if !left && leave.as_mut().poll(cx).is_ready() {
-            left = true;
-            connection.graceful_shutdown();
-        }
-        loop {
-            // The streams first, so that the connection writes what they have to say.
-            while let Poll::Ready(Some(ended)) = streams.poll_next_unpin(cx) {
-                match ended {
-                    Ended::Answered => (),
-                    Ended::Elsewhere => connection.graceful_shutdown(),
-                    Ended::Reset => {
-                        if limits.resets.is_some() && !resets.take(Instant::now().into_std()) {
-                            warn!("cut a caller off that resets its streams");
-                            return Poll::Ready(Ok(()));
-                        }
-                    }
-                }
-            }
-            let before = streams.len();
-            while let Poll::Ready(next) = connection.poll_accept(cx) {
-                let Some((request, respond)) = next.transpose()? else { return Poll::Ready(Ok(())) };
-                streams.extend(accept(request, respond, &handle));
-            }
-            if streams.len() == before {
-                break;
-            }
-            begun = true;
-        }
-        match heartbeat.poll(cx, || batch.heard()) {
-            Poll::Pending => (),
-            Poll::Ready(Beat::Dead) => return Poll::Ready(Ok(())),
-            Poll::Ready(Beat::Lives) => {
-                if std::mem::take(&mut begun) || !streams.is_empty() || limits.resets.is_none() {
-                    used = Instant::now();
-                } else if used.elapsed() >= IDLE {
-                    connection.graceful_shutdown();
-                    cx.waker().wake_by_ref();
-                }
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 /// Returns when an HTTP/2 connection's caller must be told to go elsewhere. The GOAWAY that tells it costs no request:
@@ -191,38 +116,161 @@ async fn leave(until: Option<Duration>, mut draining: Draining, from: Stage) {
         }
     };
     tokio::select! {
+        biased;
         () = over => (),
         () = drained => (),
     }
 }
 
-/// A stream, unless it is one that nobody may open.
-fn accept<F, Fut>(
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-    handle: &F,
-) -> Option<Stream<Fut>>
+/// A connection that is served.
+struct Serving<I, F> {
+    connection: Connection<Batch<I>, Bytes>,
+    streams: FuturesUnordered<Stream<F>>,
+    heartbeat: Heartbeat,
+    limits: Limits,
+    resets: Bucket,
+    /// A stream has begun since that was looked at.
+    begun: bool,
+    /// When a stream was there last, as far as was looked.
+    used: Instant,
+    leaving: Leaving,
+}
+
+/// How far a connection's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Its caller has been told, then.
+    Told(Instant),
+    /// It has had the time to learn of it: no new stream is served any more, whatever it says that it knows.
+    Over,
+}
+
+impl<I, F> Serving<I, F>
 where
-    F: Fn(Box<Request<Body>>) -> Fut,
-    Fut: Future<Output = Answer>,
+    I: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Answer>,
 {
-    let (mut head, stream) = request.into_parts();
-    let withheld = head.method == Method::HEAD;
-    let (source, switch) = if head.method == Method::CONNECT {
-        // Its bytes are the tunnel's, so that it has none of its own (RFC 9110 section 9.3.6).
-        if head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
-            respond.send_reset(Reason::PROTOCOL_ERROR);
+    fn new(mut connection: Connection<Batch<I>, Bytes>, limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            heartbeat: Heartbeat::new(connection.ping_pong()),
+            connection,
+            streams: FuturesUnordered::new(),
+            limits,
+            resets: Bucket::new(RESETS, now.into_std()),
+            begun: false,
+            used: now,
+            leaving: Leaving::No,
+        }
+    }
+
+    /// One turn; ready when the connection has ended.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        leave: Pin<&mut impl Future<Output = ()>>,
+        batch: &Batch<I>,
+        handle: &impl Fn(Box<Request<Body>>) -> F,
+    ) -> Poll<Result<(), h2::Error>> {
+        if self.leaving == Leaving::No && leave.poll(cx).is_ready() {
+            self.leave();
+        }
+        loop {
+            // The streams first, so that the connection writes what they have to say.
+            while let Poll::Ready(Some(ended)) = self.streams.poll_next_unpin(cx) {
+                if self.ended(ended).is_err() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let before = self.streams.len();
+            while let Poll::Ready(next) = self.connection.poll_accept(cx) {
+                let Some((request, respond)) = next.transpose()? else { return Poll::Ready(Ok(())) };
+                self.streams.extend(self.accept(request, respond, handle));
+            }
+            if self.streams.len() == before {
+                break;
+            }
+            self.begun = true;
+        }
+        match self.heartbeat.poll(cx, || batch.heard()) {
+            Poll::Pending => (),
+            // What it may have to say now is said by the next turn.
+            Poll::Ready(Beat::Lives) if !self.is_over() => cx.waker().wake_by_ref(),
+            Poll::Ready(Beat::Lives | Beat::Dead) => return Poll::Ready(Ok(())),
+        }
+        Poll::Pending
+    }
+
+    /// Tells the caller to go elsewhere.
+    fn leave(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Told(Instant::now());
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// A stream has ended; an error if it was one too many that was reset.
+    fn ended(&mut self, ended: Ended) -> Result<(), ()> {
+        match ended {
+            Ended::Answered => (),
+            Ended::Elsewhere => self.leave(),
+            Ended::Reset => {
+                let too_many = !self.limits.is_trusted() && !self.resets.take(Instant::now().into_std());
+                if too_many {
+                    warn!("cut a caller off that resets its streams");
+                    return Err(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks after the connection now and then; `true` if it has nothing more to do.
+    fn is_over(&mut self) -> bool {
+        let busy = std::mem::take(&mut self.begun) || self.connection.has_streams();
+        match self.leaving {
+            Leaving::No if busy || self.limits.is_trusted() => self.used = Instant::now(),
+            Leaving::No if self.used.elapsed() >= IDLE => self.leave(),
+            Leaving::No => (),
+            Leaving::Told(at) if at.elapsed() >= heartbeat::INTERVAL => self.leaving = Leaving::Over,
+            Leaving::Told(_) => (),
+            // Whoever knows it has ended the connection.
+            Leaving::Over => return !busy,
+        }
+        false
+    }
+
+    /// A stream, unless it is one that nobody may open.
+    fn accept(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        handle: impl Fn(Box<Request<Body>>) -> F,
+    ) -> Option<Stream<F>> {
+        if self.leaving == Leaving::Over {
+            respond.send_reset(Reason::REFUSED_STREAM);
             return None;
         }
-        let (opened, promise) = upgrade::promise();
-        head.extensions.insert(promise);
-        (Source::Nothing, Some(Switch { opened, from_client: stream }))
-    } else {
-        (Source::from(Received::after(&head.headers, stream)), None)
-    };
-    let request = Box::new(Request::from_parts(head, Body::passing(source)));
-    // Boxed, so that its memory goes when the body of its answer begins.
-    Some(Stream::Answering(Answering { answer: Box::pin(handle(request)), respond, withheld, switch }))
+        let (mut head, stream) = request.into_parts();
+        let withheld = head.method == Method::HEAD;
+        let (source, switch) = if head.method == Method::CONNECT {
+            // Its bytes are the tunnel's, so that it has none of its own (RFC 9110 section 9.3.6).
+            if head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+                respond.send_reset(Reason::PROTOCOL_ERROR);
+                return None;
+            }
+            let (opened, promise) = upgrade::promise();
+            head.extensions.insert(promise);
+            (Source::Nothing, Some(Switch { opened, from_client: stream }))
+        } else {
+            (Source::from(Received::after(&head.headers, stream)), None)
+        };
+        let request = Box::new(Request::from_parts(head, Body::passing(source)));
+        // Boxed, so that its memory goes when the body of its answer begins.
+        let answer = Box::pin(handle(request));
+        Some(Stream::Answering(Answering { answer, respond, withheld, switch, looked: false }))
+    }
 }
 
 /// A request, until its answer has been sent.
@@ -233,12 +281,25 @@ enum Stream<F> {
     Sending(Sending, Ended),
 }
 
+/// How a stream has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It was answered, or its answer broke off.
+    Answered,
+    /// Its answer sends its caller elsewhere, with all later requests of its connection.
+    Elsewhere,
+    /// Its caller had reset it before it was answered.
+    Reset,
+}
+
 struct Answering<F> {
     answer: Pin<Box<F>>,
     respond: SendResponse<Bytes>,
     /// The answer is to have no body, whatever it says of it.
     withheld: bool,
     switch: Option<Switch>,
+    /// It had not been reset when its answer was begun.
+    looked: bool,
 }
 
 /// Where a CONNECT's bytes go to and come from, if its answer opens a tunnel.
@@ -253,17 +314,12 @@ impl<F: Future<Output = Answer>> Future for Stream<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let stream = self.get_mut();
         if let Self::Answering(answering) = stream {
-            let answer = match answering.answer.as_mut().poll(cx) {
-                Poll::Ready(answer) => answer,
-                // Pending until nobody waits for it any more.
-                Poll::Pending => return answering.respond.poll_reset(cx).map(|_| Ended::Reset),
-            };
-            match answering.send(answer) {
+            match std::task::ready!(answering.poll(cx)) {
                 (Some(sending), ended) => *stream = Self::Sending(sending, ended),
                 (None, ended) => return Poll::Ready(ended),
             }
         }
-        let Self::Sending(sending, ended) = stream else { return Poll::Ready(Ended::Answered) };
+        let Self::Sending(sending, ended) = stream else { return Poll::Pending };
         sending.poll(cx).map(|sent| {
             if let Err(error) = sent {
                 debug!(%error, "an answer was not sent whole");
@@ -273,13 +329,33 @@ impl<F: Future<Output = Answer>> Future for Stream<F> {
     }
 }
 
-impl<F> Answering<F> {
-    /// Sends the head of an answer. Its body, if it has one, is sent next.
+impl<F: Future<Output = Answer>> Answering<F> {
+    /// Ready when the head of the answer has been sent. Its body, if it has one, is sent next.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Option<Sending>, Ended)> {
+        // What was reset before anybody looked at it costs nothing more.
+        if !self.looked && self.respond.poll_reset(cx).is_ready() {
+            return Poll::Ready((None, Ended::Reset));
+        }
+        // A panic is this stream's alone: a peer's connection carries the requests of many.
+        let answer = match catch_unwind(AssertUnwindSafe(|| self.answer.as_mut().poll(cx))) {
+            Ok(Poll::Ready(answer)) => answer,
+            Ok(Poll::Pending) if std::mem::replace(&mut self.looked, true) => {
+                return self.respond.poll_reset(cx).map(|_| (None, Ended::Reset));
+            }
+            Ok(Poll::Pending) => return Poll::Pending,
+            Err(_) => {
+                error!("a request was given up: this program has a defect");
+                Err(Reason::INTERNAL_ERROR.into())
+            }
+        };
+        Poll::Ready(self.send(answer))
+    }
+
     fn send(&mut self, answer: Answer) -> (Option<Sending>, Ended) {
         let answer = match answer {
             Ok(answer) => answer,
             Err(reset) => {
-                self.respond.send_reset(reset.reason().unwrap_or(Reason::INTERNAL_ERROR));
+                self.respond.send_reset(super::error::reset_code(&reset));
                 return (None, Ended::Answered);
             }
         };
@@ -289,12 +365,14 @@ impl<F> Answering<F> {
             body = body.withheld();
         }
         form::for_stream(&mut head.headers);
-        head.headers.entry(DATE).or_insert_with(date::now);
+        if !head.headers.contains_key(DATE) {
+            head.headers.insert(DATE, date::now());
+        }
         let switch = self.switch.take().filter(|_| head.status.is_success());
         if switch.is_some() {
             head.headers.remove(CONTENT_LENGTH);
         } else if let Some(length) = body.own_length() {
-            head.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+            head.headers.insert(CONTENT_LENGTH, length.into());
         }
         let whole = switch.is_none() && body.is_end_stream();
         let stream = match self.respond.send_response(Response::from_parts(head, ()), whole) {
@@ -320,7 +398,7 @@ mod tests {
 
     use h2::client::{Connection as Client, SendRequest};
     use tokio::{
-        io::{DuplexStream, duplex},
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
         task::JoinHandle,
     };
 
@@ -409,5 +487,70 @@ mod tests {
             both_have_worked().await;
         }
         assert!(!serving.is_finished());
+    }
+
+    /// A frame (RFC 9113 section 4.1).
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// It never acknowledges the PING by which a GOAWAY is said to have arrived.
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_will_not_hear_that_it_is_over_is_refused_and_left() {
+        let (mut client, far) = duplex(64 * 1024);
+        let (_drain, draining) = drain::channel();
+        let until = Some(Duration::from_secs(5));
+        let handle = |_| async { Ok(Response::new(Body::empty())) };
+        let serving = tokio::spawn(serve(far, Limits::PEER, until, draining, handle));
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
+        client.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
+        // GET, http, / and an authority.
+        let head = [&[0x82, 0x86, 0x84, 0x41, 3][..], b"web"].concat();
+        let mut stream = 1;
+        while !serving.is_finished() {
+            if client.write_all(&frame(1, 5, stream, &head)).await.is_err() {
+                break;
+            }
+            sleep(Duration::from_secs(3)).await;
+            stream += 2;
+            assert!(stream < 60, "it is served for ever");
+        }
+        serving.await.expect("no panic").expect("no error");
+        let mut heard = Vec::new();
+        let _ = client.read_to_end(&mut heard).await;
+        let refused = |stream| frame(3, 0, stream, &u32::from(Reason::REFUSED_STREAM).to_be_bytes());
+        let told = |frame: Vec<u8>| heard.windows(frame.len()).any(|heard| heard == frame);
+        assert!((1..stream).any(|stream| told(refused(stream))), "nobody told the last streams");
+    }
+
+    #[tokio::test]
+    async fn a_connect_has_no_body_of_its_own() {
+        let (mut sender, connection, _serving) = served(Limits::PEER).await;
+        tokio::spawn(connection);
+        let request = Request::connect("web:80").header(CONTENT_LENGTH, 5).body(()).expect("a request");
+        let (response, _stream) = sender.send_request(request, false).expect("sent");
+        let refused = response.await.expect_err("no answer");
+        assert_eq!(refused.reason(), Some(Reason::PROTOCOL_ERROR));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_its_own_requests_alone() {
+        let (near, far) = duplex(64 * 1024);
+        let (_drain, draining) = drain::channel();
+        let handle = |request: Box<Request<Body>>| async move {
+            assert_ne!(request.uri().path(), "/panics");
+            Ok(Response::new(Body::empty()))
+        };
+        tokio::spawn(serve(far, Limits::PEER, None, draining, handle));
+        let (mut sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let mut ask = |path: &str| {
+            let request = Request::get(format!("http://web{path}")).body(()).expect("a request");
+            sender.send_request(request, true).expect("sent").0
+        };
+        let (panics, other) = (ask("/panics"), ask("/"));
+        assert_eq!(panics.await.expect_err("no answer").reason(), Some(Reason::INTERNAL_ERROR));
+        assert_eq!(other.await.expect("an answer").status(), 200);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// Why a request got no response.
 pub enum SendError {
-    /// It was not processed: it is as it was, and may go to another endpoint.
+    /// It was not processed, and may go to another endpoint.
     NotSent(ConnectError),
     /// The endpoint reset its stream, for this reason.
     Reset(h2::Reason),
@@ -49,15 +49,14 @@ impl Again {
     /// What is to be made of an exchange that ended without a response.
     pub(super) fn after(self, unanswered: Unanswered, kept: bool, request: &mut Request<Body>) -> SendError {
         let (error, why): (_, fn(http::Error) -> ConnectError) = match unanswered {
-            Unanswered::Client(error) => return SendError::Broken(error),
-            Unanswered::Unsent(error) if error.is_io() => (error, ConnectError::NotTaken),
-            Unanswered::Unsent(error) | Unanswered::Ended(error)
-                if error.is_go_away() && error.is_remote() =>
-            {
+            // The client's own doing says nothing of the endpoint.
+            Unanswered::Client(error) => return SendError::Broken(http::Error::Client(Box::new(error))),
+            Unanswered::Unsent(error) if error.is_io() || error.reason().is_some() => {
                 (error, ConnectError::NotTaken)
             }
             Unanswered::Unsent(error) => return SendError::Broken(error.into()),
             Unanswered::Ended(error) => match error.reason() {
+                Some(_) if error.is_remote() && error.is_go_away() => (error, ConnectError::NotTaken),
                 Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => (error, ConnectError::Refused),
                 Some(reason) if error.is_remote() && error.is_reset() => return SendError::Reset(reason),
                 None if error.is_io() && kept && self.repeatable => (error, ConnectError::Http),

@@ -6,6 +6,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,6 +19,7 @@ use hyper::{
     Method, Request, Response,
     body::{Body as _, Bytes},
 };
+use tokio::sync::oneshot;
 use tracing::debug;
 
 use crate::{
@@ -37,9 +39,12 @@ pub(super) enum Unanswered {
     Unsent(h2::Error),
     /// The stream ended without one.
     Ended(h2::Error),
-    /// The client broke its request off.
+    /// The client broke its request off, in this way.
     Client(http::Error),
 }
+
+/// A response, and what is left to be sent of its request's body: a server may answer before it has all of it.
+pub(super) type Answered = (Response<Source>, Option<Box<Sending>>);
 
 /// A request that was sent, and waits for the head of its response. Dropped before, it resets its stream.
 pub(super) struct H2Exchange {
@@ -81,35 +86,33 @@ impl H2Exchange {
         {
             self.sends = Sends::Nothing;
             if let Err(Stopped::Broke(error)) = sent {
-                return Poll::Ready(Err(Unanswered::Client(http::Error::Client(Box::new(error)))));
+                return Poll::Ready(Err(Unanswered::Client(error)));
             }
             // A reader that takes no more of it may have answered; if not, the stream's end says why.
         }
         Pin::new(&mut self.response).poll(cx).map_err(Unanswered::Ended)
     }
 
-    fn answered(&mut self, response: Response<RecvStream>) -> Response<Source> {
+    fn answered(&mut self, response: Response<RecvStream>) -> Answered {
         let (mut head, stream) = response.into_parts();
-        match std::mem::replace(&mut self.sends, Sends::Nothing) {
-            Sends::Nothing => (),
-            // A server may answer before it has the whole request.
-            Sends::Body(rest) => send_rest(rest),
+        let rest = match std::mem::replace(&mut self.sends, Sends::Nothing) {
+            Sends::Body(rest) => Some(rest),
             Sends::Tunnel(to_server) if head.status.is_success() => {
                 let (opened, promise) = upgrade::promise();
                 // It cannot fail: the promise is still here.
                 let _ = opened.send(Duplex::new(to_server, stream));
                 head.extensions.insert(promise);
-                return Response::from_parts(head, Source::Nothing);
+                return (Response::from_parts(head, Source::Nothing), None);
             }
-            Sends::Tunnel(_) => (),
-        }
+            Sends::Nothing | Sends::Tunnel(_) => None,
+        };
         let source = Source::from(Received::after(&head.headers, stream));
-        Response::from_parts(head, source)
+        (Response::from_parts(head, source), rest)
     }
 }
 
 impl Future for H2Exchange {
-    type Output = Result<Response<Source>, Unanswered>;
+    type Output = Result<Answered, Unanswered>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.poll_response(cx))?;
@@ -117,21 +120,56 @@ impl Future for H2Exchange {
     }
 }
 
-fn send_rest(mut rest: Box<Sending>) {
-    tokio::spawn(async move {
-        if let Err(error) = poll_fn(|cx| rest.poll(cx)).await {
-            debug!(%error, "a request was not sent to its end");
+/// The use of a stream, until both its response and what was left of its request have ended.
+pub(super) struct Held {
+    _stream: Arc<()>,
+    /// Tells whoever sends the rest that the response has ended. Dropped before, it resets the stream: nobody wants an answer
+    /// any more.
+    rest: Option<oneshot::Sender<()>>,
+}
+
+impl Held {
+    pub(super) fn new(stream: Arc<()>, rest: Option<Box<Sending>>) -> Self {
+        let rest = rest.map(|rest| {
+            let (answered, held) = oneshot::channel();
+            tokio::spawn(send_rest(rest, held, Arc::clone(&stream)));
+            answered
+        });
+        Self { _stream: stream, rest }
+    }
+
+    /// The response has come to its end.
+    pub(super) fn ended(self) {
+        if let Some(rest) = self.rest {
+            // It may have come to its own end.
+            let _ = rest.send(());
         }
-    });
+    }
+}
+
+/// Sends the rest of a request, which may end after its response.
+async fn send_rest(mut rest: Box<Sending>, answered: oneshot::Receiver<()>, _stream: Arc<()>) {
+    let mut answered = Some(answered);
+    poll_fn(|cx| {
+        if let Some(Poll::Ready(ended)) = answered.as_mut().map(|answered| Pin::new(answered).poll(cx)) {
+            answered = None;
+            if ended.is_err() {
+                rest.reset(h2::Reason::CANCEL);
+                return Poll::Ready(());
+            }
+        }
+        rest.poll(cx).map(|sent| {
+            if let Err(error) = sent {
+                debug!(%error, "a request was not sent to its end");
+            }
+        })
+    })
+    .await;
 }
 
 /// A request's head, once more: it may have to be sent again.
 fn head(request: &Request<Body>) -> Request<()> {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.version_mut() = request.version();
-    *head.headers_mut() = request.headers().clone();
+    let mut head = form::head_again(request);
     form::for_stream(head.headers_mut());
     if let Some(protocol) = request.extensions().get::<Protocol>() {
         head.extensions_mut().insert(protocol.clone());

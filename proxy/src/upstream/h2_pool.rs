@@ -20,7 +20,10 @@ use tracing::debug;
 use super::{Endpoint, Upstream, endpoint::now};
 use crate::{
     failure::{ConnectError, chain},
-    http::heartbeat::{Beat, Heartbeat},
+    http::{
+        h2_body::{HEAD_MAX, SEND_BUFFER},
+        heartbeat::{Beat, Heartbeat},
+    },
     identity::Inside,
     net::batch::Batch,
 };
@@ -34,10 +37,6 @@ const IDLE: Duration = Duration::from_secs(300);
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// …and all of them together: bodies that nobody reads hold up no other stream. It is a bound, not a reservation.
 const CONNECTION_WINDOW: u32 = 250 * STREAM_WINDOW;
-/// What one stream may have buffered towards the peer.
-const SEND_BUFFER: usize = 64 * 1024;
-/// The decoded head of a response, at most.
-const HEAD_MAX: u32 = 64 * 1024;
 
 /// The connections to one peer.
 pub(super) struct Pool {
@@ -154,7 +153,10 @@ impl Pool {
     fn open_lease(&self, generation: u64, now: Duration) -> Option<Lease> {
         let Open { connections, bound } = &mut *self.open();
         connections.retain_mut(|connection| connection.generation == generation && connection.is_usable(now));
-        let connection = connections.iter_mut().find(|connection| connection.has_room(bound))?;
+        let connection = connections.iter_mut().find(|connection| {
+            *bound = connection.streams_max();
+            connection.streams() < *bound
+        })?;
         connection.used = now;
         Some(connection.lease(now))
     }
@@ -168,11 +170,14 @@ impl Pool {
 async fn run(mut connection: H2<Batch<Upstream>, Bytes>, batch: &Batch<Upstream>) -> Result<(), h2::Error> {
     let mut heartbeat = Heartbeat::new(connection.ping_pong());
     let mut run = pin!(poll_fn(|cx| {
-        if heartbeat.poll(cx, || batch.heard()) == Poll::Ready(Beat::Dead) {
-            debug!("nothing comes any more");
-            return Poll::Ready(Ok(()));
+        // The connection first: what has come is a sign of life, however late we look.
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(ended);
         }
-        Pin::new(&mut connection).poll(cx)
+        match heartbeat.poll(cx, || batch.heard()) {
+            Poll::Ready(Beat::Dead) => Poll::Ready(Ok(())),
+            Poll::Ready(Beat::Lives) | Poll::Pending => Poll::Pending,
+        }
     }));
     poll_fn(|cx| batch.poll(run.as_mut(), cx)).await
 }
@@ -185,9 +190,9 @@ impl Connection {
         matches!(ready, Poll::Ready(Ok(()))) && self.until.is_none_or(|until| now < until)
     }
 
-    fn has_room(&self, bound: &mut usize) -> bool {
-        *bound = self.sender.current_max_send_streams().min(STREAMS_MAX);
-        self.streams() < *bound
+    /// How many streams it takes at once.
+    fn streams_max(&self) -> usize {
+        self.sender.current_max_send_streams().min(STREAMS_MAX)
     }
 
     fn streams(&self) -> usize {

@@ -66,6 +66,11 @@ impl Load {
         sent
     }
 
+    /// Who carries it.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// No connection came about.
     pub fn unreached(&mut self, error: &ConnectError) {
         self.report(of_connect(error), now());
@@ -179,6 +184,13 @@ mod tests {
     #[track_caller]
     fn check_connect(error: &ConnectError, expected: Outcome) {
         assert_eq!(of_connect(error), expected, "{error}");
+    }
+
+    #[test]
+    fn a_client_that_breaks_its_request_off_says_nothing_of_the_endpoint() {
+        let broke = || http::Error::from(h2::Error::from(h2::Reason::CANCEL));
+        assert_eq!(of_broken(&http::Error::Client(Box::new(broke()))), Outcome::Nothing);
+        assert_eq!(of_broken(&broke()), Outcome::Failed(Failed::Answer));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     Endpoint, Load, Transport,
     again::{self, SendError},
     endpoint,
-    h2_exchange::H2Exchange,
+    h2_exchange::{self, H2Exchange},
     h2_pool,
 };
 use crate::{
@@ -18,16 +18,13 @@ use crate::{
 };
 
 /// What must stay held until a response has ended.
-struct Exchange {
-    endpoint: Arc<Endpoint>,
-    held: Option<(Held, Load)>,
-}
+struct Exchange(Option<(Held, Load)>);
 
 enum Held {
     /// A connection that goes back to its pool.
     Connection(http1::SendRequest<Body>),
     /// A stream of a shared connection.
-    Stream { _stream: Arc<()> },
+    Stream(h2_exchange::Held),
     /// Nothing: the connection serves this exchange alone.
     Alone,
 }
@@ -74,17 +71,17 @@ impl Follower for Exchange {
             Passed::End => true,
             Passed::Break => false,
         };
-        if let Some((Held::Connection(sender), _load)) = self.held.take()
-            && ended
-        {
-            self.endpoint.h1.put(sender);
+        match self.0.take().filter(|_| ended) {
+            Some((Held::Connection(sender), load)) => load.endpoint().h1.put(sender),
+            Some((Held::Stream(stream), _load)) => stream.ended(),
+            Some((Held::Alone, _)) | None => (),
         }
     }
 }
 
 impl Endpoint {
     /// Sends a request now and waits for the head of the response, whose body holds what must be held. `version` is what
-    /// the server itself speaks; between proxies it is always HTTP/2. A request that was not sent is as it was.
+    /// the server itself speaks; between proxies it is always HTTP/2. A request that was not sent can be sent again.
     ///
     /// # Errors
     /// Tells whether the request may be sent again.
@@ -112,7 +109,7 @@ impl Endpoint {
         };
         let (mut response, held) = load.judge(sent)?;
         form::clean_response(&mut response);
-        let exchange = self.exchange(held, load);
+        let exchange = Box::new(Exchange(Some((held, load))));
         Ok(response.map(|body| Body::carried(body, exchange)))
     }
 
@@ -148,7 +145,7 @@ impl Endpoint {
         if self.identity().is_some() {
             upgrade::from_peer(&mut response);
         }
-        let exchange = self.exchange(held, load);
+        let exchange = Box::new(Exchange(Some((held, load))));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response.map(|body| Body::switched(body, exchange)));
         }
@@ -174,16 +171,12 @@ impl Endpoint {
             *response.status_mut() = StatusCode::BAD_GATEWAY;
         }
         form::clean_response(&mut response);
-        let exchange = self.exchange(held, load);
+        let exchange = Box::new(Exchange(Some((held, load))));
         let opened = connects && response.status().is_success();
         Ok(response.map(|body| match opened {
             true => Body::switched(body, exchange),
             false => Body::carried(body, exchange),
         }))
-    }
-
-    fn exchange(self: &Arc<Self>, held: Held, load: Load) -> Box<Exchange> {
-        Box::new(Exchange { endpoint: Arc::clone(self), held: Some((held, load)) })
     }
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
@@ -251,13 +244,13 @@ async fn send_over(mut lease: h2_pool::Lease, request: &mut Request<Body>, peer:
         Ok(exchange) => exchange.await,
         Err(unsent) => Err(unsent),
     };
-    let response = match sent {
-        Ok(response) => response,
+    let (response, rest) = match sent {
+        Ok(answered) => answered,
         Err(unanswered) => return Err(again.after(unanswered, lease.kept, request)),
     };
     // A peer's proxy may answer that its application did not get the request.
-    match mesh_headers::unsent(&response).filter(|_| peer) {
+    match peer.then(|| mesh_headers::unsent(&response)).flatten() {
         Some(reason) if again.restore(request) => Err(SendError::NotSent(ConnectError::AtPeer(reason))),
-        _ => Ok((response, Held::Stream { _stream: lease.stream })),
+        _ => Ok((response, Held::Stream(h2_exchange::Held::new(lease.stream, rest)))),
     }
 }
