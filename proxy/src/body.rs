@@ -16,7 +16,7 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap,
+    HeaderMap, StatusCode,
     body::{Body as HttpBody, Bytes, Frame, SizeHint},
 };
 
@@ -103,9 +103,11 @@ impl Body {
         Self { from: From::Again(replay), ..Self::default() }
     }
 
-    /// What an endpoint answers. The exchange ends with the body.
-    pub fn carried(source: Source, mut exchange: Box<dyn Follower>) -> Self {
-        if source.is_end_stream() {
+    /// What an endpoint answers, with this status. The exchange ends with the body.
+    pub fn carried(status: StatusCode, source: Source, mut exchange: Box<dyn Follower>) -> Self {
+        let nothing = source.is_end_stream() || source.size_hint().exact() == Some(0);
+        if nothing || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+            // Nobody asks such a body for its end.
             exchange.passed(&Passed::End);
         }
         Self::switched(source, exchange)

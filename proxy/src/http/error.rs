@@ -19,7 +19,7 @@ impl Error {
     pub fn reset_code(&self) -> h2::Reason {
         match self {
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
-            Self::Http2(error) => reset_code(error),
+            Self::Http2(error) => passed_on(error.reason().filter(|_| error.is_reset())),
             Self::Client(error) => error.reset_code(),
         }
     }
@@ -35,21 +35,26 @@ impl Error {
     }
 }
 
-/// As [`Error::reset_code`]. NO_ERROR would tell the reader that nothing is missing (RFC 9113 section 8.1), and
-/// REFUSED_STREAM that nothing was done (section 8.7), which is said by other means where it is true.
-pub(super) fn reset_code(error: &h2::Error) -> h2::Reason {
+/// The code of what broke off, as it is passed on. NO_ERROR would tell a reader that nothing is missing (RFC 9113 section
+/// 8.1), and REFUSED_STREAM that nothing was done (section 8.7), which is said by other means where it is true.
+pub(super) fn passed_on(reason: Option<h2::Reason>) -> h2::Reason {
     let says_less = [h2::Reason::NO_ERROR, h2::Reason::REFUSED_STREAM];
-    let told = error.reason().filter(|reason| error.is_reset() && !says_less.contains(reason));
-    told.unwrap_or(h2::Reason::INTERNAL_ERROR)
+    reason.filter(|reason| !says_less.contains(reason)).unwrap_or(h2::Reason::INTERNAL_ERROR)
 }
 
 #[cfg(test)]
 mod tests {
+    use h2::Reason;
+
     use super::*;
 
     #[test]
-    fn what_broke_off_is_never_told_as_an_end() {
-        let broken = Error::from(h2::Error::from(h2::Reason::NO_ERROR));
-        assert_eq!(broken.reset_code(), h2::Reason::INTERNAL_ERROR);
+    fn what_broke_off_is_never_told_as_an_end_and_else_as_it_is() {
+        assert_eq!(passed_on(None), Reason::INTERNAL_ERROR);
+        assert_eq!(passed_on(Some(Reason::NO_ERROR)), Reason::INTERNAL_ERROR);
+        assert_eq!(passed_on(Some(Reason::REFUSED_STREAM)), Reason::INTERNAL_ERROR);
+        for reason in [Reason::CANCEL, Reason::ENHANCE_YOUR_CALM, Reason::HTTP_1_1_REQUIRED] {
+            assert_eq!(passed_on(Some(reason)), reason);
+        }
     }
 }

@@ -118,7 +118,7 @@ impl Sending {
         Poll::Ready(Err(stopped))
     }
 
-    /// Gives the rest up. A stream that has ended stays as it is.
+    /// Gives the rest up.
     pub fn reset(&mut self, reason: Reason) {
         self.stream.send_reset(reason);
     }

@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use tracing::{debug, error, warn};
 use super::{
     date,
     duplex::Duplex,
+    error::passed_on,
     form,
     h2_body::{HEAD_MAX, Received, SEND_BUFFER, Sending},
     heartbeat::{self, Beat, Heartbeat},
@@ -94,6 +95,10 @@ where
         .max_send_buffer_size(SEND_BUFFER);
     if limits.switches {
         builder.enable_connect_protocol();
+    }
+    if limits.is_trusted() {
+        // Nor what h2 resets by itself: data that is still on its way to a stream whose answer did not wait for it.
+        builder.max_local_error_reset_streams(None);
     }
     builder.handshake(batch.clone()).await
 }
@@ -195,9 +200,12 @@ where
         }
         match self.heartbeat.poll(cx, || batch.heard()) {
             Poll::Pending => (),
-            // What it may have to say now is said by the next turn.
-            Poll::Ready(Beat::Lives) if !self.is_over() => cx.waker().wake_by_ref(),
-            Poll::Ready(Beat::Lives | Beat::Dead) => return Poll::Ready(Ok(())),
+            Poll::Ready(Beat::Lives) => {
+                self.look_after();
+                // What it may have to say now is said by the next turn.
+                cx.waker().wake_by_ref();
+            }
+            Poll::Ready(Beat::Dead) => return Poll::Ready(Ok(())),
         }
         Poll::Pending
     }
@@ -226,8 +234,8 @@ where
         Ok(())
     }
 
-    /// Looks after the connection now and then; `true` if it has nothing more to do.
-    fn is_over(&mut self) -> bool {
+    /// Now and then.
+    fn look_after(&mut self) {
         let busy = std::mem::take(&mut self.begun) || self.connection.has_streams();
         match self.leaving {
             Leaving::No if busy || self.limits.is_trusted() => self.used = Instant::now(),
@@ -236,9 +244,9 @@ where
             Leaving::Told(at) if at.elapsed() >= heartbeat::INTERVAL => self.leaving = Leaving::Over,
             Leaving::Told(_) => (),
             // Whoever knows it has ended the connection.
-            Leaving::Over => return !busy,
+            Leaving::Over if !busy => self.connection.abrupt_shutdown(Reason::NO_ERROR),
+            Leaving::Over => (),
         }
-        false
     }
 
     /// A stream, unless it is one that nobody may open.
@@ -313,19 +321,37 @@ impl<F: Future<Output = Answer>> Future for Stream<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let stream = self.get_mut();
-        if let Self::Answering(answering) = stream {
-            match std::task::ready!(answering.poll(cx)) {
-                (Some(sending), ended) => *stream = Self::Sending(sending, ended),
+        // A panic is this stream's alone: a peer's connection carries the requests of many.
+        catch_unwind(AssertUnwindSafe(|| stream.advance(cx))).unwrap_or_else(|_| {
+            error!("a request was given up: this program has a defect");
+            stream.reset();
+            Poll::Ready(Ended::Answered)
+        })
+    }
+}
+
+impl<F: Future<Output = Answer>> Stream<F> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Self::Answering(answering) = self {
+            match ready!(answering.poll(cx)) {
+                (Some(sending), ended) => *self = Self::Sending(sending, ended),
                 (None, ended) => return Poll::Ready(ended),
             }
         }
-        let Self::Sending(sending, ended) = stream else { return Poll::Pending };
+        let Self::Sending(sending, ended) = self else { return Poll::Pending };
         sending.poll(cx).map(|sent| {
             if let Err(error) = sent {
                 debug!(%error, "an answer was not sent whole");
             }
             *ended
         })
+    }
+
+    fn reset(&mut self) {
+        match self {
+            Self::Answering(answering) => answering.respond.send_reset(Reason::INTERNAL_ERROR),
+            Self::Sending(sending, _) => sending.reset(Reason::INTERNAL_ERROR),
+        }
     }
 }
 
@@ -336,26 +362,21 @@ impl<F: Future<Output = Answer>> Answering<F> {
         if !self.looked && self.respond.poll_reset(cx).is_ready() {
             return Poll::Ready((None, Ended::Reset));
         }
-        // A panic is this stream's alone: a peer's connection carries the requests of many.
-        let answer = match catch_unwind(AssertUnwindSafe(|| self.answer.as_mut().poll(cx))) {
-            Ok(Poll::Ready(answer)) => answer,
-            Ok(Poll::Pending) if std::mem::replace(&mut self.looked, true) => {
-                return self.respond.poll_reset(cx).map(|_| (None, Ended::Reset));
+        match self.answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(self.send(answer)),
+            Poll::Pending if std::mem::replace(&mut self.looked, true) => {
+                self.respond.poll_reset(cx).map(|_| (None, Ended::Reset))
             }
-            Ok(Poll::Pending) => return Poll::Pending,
-            Err(_) => {
-                error!("a request was given up: this program has a defect");
-                Err(Reason::INTERNAL_ERROR.into())
-            }
-        };
-        Poll::Ready(self.send(answer))
+            // It has just been asked for.
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn send(&mut self, answer: Answer) -> (Option<Sending>, Ended) {
         let answer = match answer {
             Ok(answer) => answer,
             Err(reset) => {
-                self.respond.send_reset(super::error::reset_code(&reset));
+                self.respond.send_reset(passed_on(reset.reason()));
                 return (None, Ended::Answered);
             }
         };

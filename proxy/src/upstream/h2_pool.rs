@@ -127,6 +127,9 @@ impl Pool {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEAD_MAX)
+            // What is still on its way to streams that were given up is no fault of the other side, however many they are.
+            .max_concurrent_reset_streams(STREAMS_MAX)
+            .max_local_error_reset_streams(None)
             .handshake(batch.clone())
             .await
             .map_err(|error| ConnectError::Http(error.into()))?;

@@ -110,7 +110,8 @@ impl Endpoint {
         let (mut response, held) = load.judge(sent)?;
         form::clean_response(&mut response);
         let exchange = Box::new(Exchange(Some((held, load))));
-        Ok(response.map(|body| Body::carried(body, exchange)))
+        let status = response.status();
+        Ok(response.map(|body| Body::carried(status, body, exchange)))
     }
 
     /// Sends a request that asks to switch to `protocol`. A 101 comes back as one, whichever way it came; its body
@@ -150,7 +151,8 @@ impl Endpoint {
             return Ok(response.map(|body| Body::switched(body, exchange)));
         }
         form::clean_response(&mut response);
-        Ok(response.map(|body| Body::carried(body, exchange)))
+        let status = response.status();
+        Ok(response.map(|body| Body::carried(status, body, exchange)))
     }
 
     /// Sends an HTTP/1 request in its client's own form, over a connection of its own: the server is a proxy itself.
@@ -172,10 +174,11 @@ impl Endpoint {
         }
         form::clean_response(&mut response);
         let exchange = Box::new(Exchange(Some((held, load))));
-        let opened = connects && response.status().is_success();
+        let status = response.status();
+        let opened = connects && status.is_success();
         Ok(response.map(|body| match opened {
             true => Body::switched(body, exchange),
-            false => Body::carried(body, exchange),
+            false => Body::carried(status, body, exchange),
         }))
     }
 
