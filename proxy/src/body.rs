@@ -105,12 +105,12 @@ impl Body {
 
     /// What an endpoint answers, with this status. The exchange ends with the body.
     pub fn carried(status: StatusCode, source: Source, mut exchange: Box<dyn Follower>) -> Self {
-        let nothing = source.is_end_stream() || source.size_hint().exact() == Some(0);
-        if nothing || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+        let body = Self::passing(source);
+        if body.has_ended() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
             // Nobody asks such a body for its end.
             exchange.passed(&Passed::End);
         }
-        Self::switched(source, exchange)
+        Self { exchange: Some(exchange), ..body }
     }
 
     /// The (empty) body of an answer that switches protocols: the exchange lasts as long as the body is kept.

@@ -131,13 +131,10 @@ pub fn receive(request: &mut Request<Body>) -> Option<HeaderValue> {
 
 /// Takes off a response what belongs to the connection that it came on, and what only the mesh may say.
 pub fn clean_response<B>(response: &mut Response<B>) {
-    let headers = response.headers_mut();
-    if headers.keys().any(is_hop_by_hop) {
-        strip_hop_by_hop(headers);
+    if strip(response.headers_mut()) {
         // It is a request's alone (RFC 9110 section 10.1.4).
-        headers.remove(TE);
+        response.headers_mut().remove(TE);
     }
-    mesh_headers::strip(headers);
     *response.version_mut() = Version::HTTP_11;
 }
 
@@ -151,12 +148,14 @@ pub fn for_stream(headers: &mut HeaderMap) {
     }
 }
 
-/// Most heads have nothing to be removed, which one look tells.
-fn strip(headers: &mut HeaderMap) {
-    if headers.keys().any(is_hop_by_hop) {
+/// Most heads have nothing of a connection's to be removed, which one look tells; `true` for those that had.
+fn strip(headers: &mut HeaderMap) -> bool {
+    let had = headers.keys().any(is_hop_by_hop);
+    if had {
         strip_hop_by_hop(headers);
     }
     mesh_headers::strip(headers);
+    had
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
