@@ -2,7 +2,7 @@
 
 LAB := target/release/lab
 
-.PHONY: help setup build images demo test soak cluster cluster-down heddle conformance figures bench bench-scale bench-micro fmt lint lab clean
+.PHONY: help setup build images demo test soak cluster cluster-down heddle conformance figures bench bench-scale bench-micro profile fmt lint lab clean
 
 help: ## List the tasks
 	@echo "Heddle: a service mesh whose only routing API is the Gateway API."
@@ -44,24 +44,26 @@ conformance: heddle ## Run the Gateway API's conformance suite for meshes in it;
 figures: heddle ## Measure there how soon pods are ready and routes take effect, and what the control plane costs
 	cargo run --locked --release -p cluster --bin figures
 
-# What is measured is built as the images build it: with other packages beside it, features could be others.
 bench: ## Measure Heddle beside Envoy and the kernel's own price, in 20 minutes, into docs/benchmarks; QUICK=1 takes 4
 	@tests/setup.sh bench
 	@tests/bench/envoy/install.sh
-	cargo build --profile dist --locked -p proxy -p init -p injector
-	cargo build --profile dist --locked -p lab -p bench --bin lab --bin bench --bin load
-	target/dist/bench $(if $(QUICK),--quick)
+	cargo build --release --locked
+	target/release/bench $(if $(QUICK),--quick)
 
 bench-scale: ## Measure the control plane with 10,000 Services and 1,000 sidecars, and one sidecar there, in 5 minutes; QUICK=1 takes 2
 	@tests/setup.sh bench
-	cargo build --profile dist --locked -p proxy -p init -p injector
-	cargo build --profile dist --locked -p lab -p bench --bin lab --bin load --bin scale
-	target/dist/scale $(if $(QUICK),--quick)
+	cargo build --release --locked
+	target/release/scale $(if $(QUICK),--quick)
 
 bench-micro: ## Measure our own code alone: matching, balancing, tables, the pieces of a request's way; NAMES=decide only some
-	cargo bench --profile dist --locked -p mesh -- "$(NAMES)"
-	HEDDLE_BENCH="$(NAMES)" cargo test --profile dist --locked -p proxy -- \
+	cargo bench --profile release --locked -p mesh -- "$(NAMES)"
+	HEDDLE_BENCH="$(NAMES)" cargo test --release --locked -p proxy -- \
 		--test-threads=1 --nocapture the_pieces_of_a_requests_way few_allocations
+
+profile: ## Count anew where a proxy spends its time, for the compiler, in 15 minutes
+	@tests/setup.sh test
+	@tests/setup.sh bench
+	@tests/bench/profile.sh
 
 fmt: ## Format the sources
 	cargo fmt --all

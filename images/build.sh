@@ -28,8 +28,8 @@ main() {
     command -v buildah >/dev/null || fail "buildah is missing; on Debian: apt-get install --no-install-recommends buildah"
     [ -n "$tag" ] || tag=$(awk -F '"' '/^version = / { print $2; exit }' Cargo.toml)
     if [ -z "$binaries" ]; then
-        cargo build --locked --profile dist -p proxy -p init -p injector
-        binaries=$TARGET/dist
+        cargo build --locked --release --bin heddle-proxy --bin heddle-init --bin heddle-injector
+        binaries=$TARGET/release
     fi
     mkdir -p "$out"
     # Nothing of this stays in the machine's own store of images.

@@ -16,8 +16,8 @@ WORKDIR /src
 ENV RUSTUP_TOOLCHAIN=1.95.0
 RUN apt-get update && apt-get install -y --no-install-recommends iptables && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN cargo build --locked --profile dist -p init -p proxy -p injector
-RUN images/rootfs.sh heddle-proxy target/dist/heddle-proxy /rootfs
+RUN cargo build --locked --release --bin heddle-init --bin heddle-proxy --bin heddle-injector
+RUN images/rootfs.sh heddle-proxy target/release/heddle-proxy /rootfs
 
 FROM image
 COPY --from=build /rootfs/ /

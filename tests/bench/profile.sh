@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Counts where a proxy spends its time, for the compiler: builds one that counts its branches, sends it the bench's traffic
+# and that of other clients through a route, and writes proxy/heddle-proxy.profdata, which .cargo/rustc hands to every
+# optimized build. Takes 10 minutes. Needs root, and `rustup` for the compiler's own llvm-profdata.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+readonly WORLD=profile SECONDS_EACH=5 TO=10.96.0.14:8080
+readonly BIN=target/counting/bin PROFILE=proxy/heddle-proxy.profdata
+# Each pod has one of its own that its proxy may write to.
+readonly COUNTS=/dev/shm
+# As browsers and services send them.
+readonly HEADERS=(
+    -H 'user-agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0'
+    -H 'accept: text/html,application/json;q=0.9,*/*;q=0.8' -H 'accept-encoding: gzip, br'
+    -H 'cookie: session=5f2b8c1d9e; theme=dark' -H 'x-request-id: 7d0a2c3e-54c1-4a8e-9b1f-0e6d2f1a7c55'
+    -H 'traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01' -H 'x-internal: 1'
+)
+
+main() {
+    work=$(mktemp -d)
+    trap 'target/release/lab down --world "$WORLD" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
+    rustup component add llvm-tools
+    say "building what counts"
+    cargo build --release --locked
+    HEDDLE_COUNT=$COUNTS cargo build --release --locked --target-dir target/counting --bin heddle-proxy
+    mkdir -p "$BIN"
+    cp target/release/{lab,load,heddle-init,heddle-injector} target/counting/release/heddle-proxy "$BIN/"
+
+    target/release/bench --bin "$BIN" --world "$WORLD" --keep --subjects heddle --rounds 1 --seconds "$SECONDS_EACH" \
+        --only http1,http2,open,bulk1,bulk8,short,handshake
+    say "other clients, and a route"
+    head -c 2000 /dev/urandom >"$work/body"
+    through_h2load
+    lab apply tests/bench/profile/route.yaml
+    through_h2load
+
+    local pid
+    for pid in $(lab ps --json | jq '.pods[].containers[] | select(.name == "heddle-proxy").pid'); do
+        collect "$pid"
+    done
+    "$(llvm_profdata)" merge --sparse --output "$PROFILE" "$work"/*.profraw
+    say "$PROFILE: $(wc -c <"$PROFILE") bytes"
+}
+
+through_h2load() {
+    h2load_for --h1 --clients 32 "http://$TO/?size=300"
+    h2load_for --h1 --clients 32 --data "$work/body" "http://$TO/orders?size=100"
+    h2load_for --clients 4 --max-concurrent-streams 16 "http://$TO/items/7?size=6000"
+    h2load_for --clients 4 --max-concurrent-streams 16 --data "$work/body" "http://$TO/orders?size=100"
+}
+
+h2load_for() {
+    local codes
+    codes=$(lab exec heddle/client -- h2load --duration "$SECONDS_EACH" "${HEADERS[@]}" "$@" | grep '^status codes')
+    say "$codes"
+    [[ $codes == *', 0 3xx, 0 4xx, 0 5xx' ]] || fail "not every answer is a good one"
+}
+
+# A proxy writes its counts when it ends, into a file system that ends with its pod, unless somebody is in there.
+collect() (
+    cd "/proc/$1/root$COUNTS"
+    kill -TERM "$1"
+    for _ in $(seq 100); do
+        if ! kill -0 "$1" 2>/dev/null; then
+            cp ./*.profraw "$work/$1.profraw"
+            return
+        fi
+        sleep 0.1
+    done
+    fail "the proxy of pid $1 does not end"
+)
+
+lab() { local verb=$1; shift; target/release/lab "$verb" --world "$WORLD" "$@"; }
+
+llvm_profdata() { echo "$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-profdata"; }
+
+say() { echo "profile: $*"; }
+fail() { echo "profile: error: $*" >&2; exit 1; }
+
+main
