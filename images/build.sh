@@ -28,6 +28,9 @@ main() {
     command -v buildah >/dev/null || fail "buildah is missing; on Debian: apt-get install --no-install-recommends buildah"
     [ -n "$tag" ] || tag=$(awk -F '"' '/^version = / { print $2; exit }' Cargo.toml)
     if [ -z "$binaries" ]; then
+        tests/bench/profile.sh check
+        # What else may stand before the compiler would do without the profile.
+        unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER
         cargo build --locked --release --bin heddle-proxy --bin heddle-init --bin heddle-injector
         binaries=$TARGET/release
     fi

@@ -60,6 +60,9 @@ impl Metadata {
     }
 }
 
+/// A crate, and a feature of it.
+pub type Feature = (String, String);
+
 /// A crate that is really compiled.
 pub type Built = (String, Version);
 
@@ -73,6 +76,20 @@ pub fn built() -> BTreeSet<Built> {
 /// features of the whole workspace, which say nothing about one package.)
 pub fn needed_by(package: &str) -> BTreeSet<Built> {
     tree(&["--package", package, "--edges=normal"])
+}
+
+/// The features with which these packages, built together, have each crate compiled.
+pub fn features(packages: &[&str]) -> BTreeSet<Feature> {
+    let format = ["tree", "--locked", "--offline", "--prefix=none", "--edges=normal", "--format={p}|{f}"];
+    let text = cargo(&[&format, packages].concat());
+    let lines = text.lines().filter_map(|line| line.split_once('|'));
+    lines
+        .flat_map(|(package, features)| {
+            let name = package.split_whitespace().next().unwrap_or_default();
+            let features = features.split([',', ' ']).filter(|feature| !["", "(*)"].contains(feature));
+            features.map(|feature| (name.to_owned(), feature.to_owned()))
+        })
+        .collect()
 }
 
 /// Each line of `cargo tree` is `NAME vVERSION` and what else there is to say.

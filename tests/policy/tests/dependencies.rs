@@ -2,7 +2,7 @@
 
 use policy::deny::Deny;
 use policy::licence::is_accepted;
-use policy::workspace::{Metadata, Package, built};
+use policy::workspace::{Metadata, Package, built, features};
 
 /// Lists what breaks a rule, so that one run shows everything.
 #[track_caller]
@@ -72,4 +72,31 @@ fn no_package_has_more_dependencies_than_it_had() {
     let excess = counted.filter(|(name, count)| *count > most(name));
     let offenders: Vec<_> = excess.map(|(name, count)| format!("{name}: {count} > {}", most(name))).collect();
     check("more direct dependencies than allowed here", &offenders);
+}
+
+#[test]
+fn what_only_tests_use_changes_little_of_what_ships() {
+    // The workspace is built as a whole, so that the tests run what ships: a feature that a test's crate asks for is on for
+    // everybody. Whoever adds one has looked at what it does in a proxy.
+    const HARMLESS: [(&str, &str); 11] = [
+        ("bitflags", "std"),
+        ("hyper-util", "server-graceful"),
+        ("nix", "hostname"),
+        ("nix", "mount"),
+        ("nix", "sched"),
+        ("nix", "signal"),
+        ("nix", "term"),
+        ("nix", "time"),
+        ("nix", "uio"),
+        ("tokio", "io-std"),
+        // Looks after each wait for children that nobody waits for, of which there are none: two locks that nobody else takes.
+        ("tokio", "process"),
+    ];
+    let alone = features(&["--package=proxy", "--package=init", "--package=injector"]);
+    let ships: Vec<_> = alone.iter().map(|(name, _)| name).collect();
+    let added = features(&["--workspace"]).into_iter().filter(|feature| !alone.contains(feature));
+    let known = |name: &str, feature: &str| HARMLESS.contains(&(name, feature));
+    let offenders = added.filter(|(name, feature)| ships.contains(&name) && !known(name, feature));
+    let offenders: Vec<_> = offenders.map(|(name, feature)| format!("{name}: {feature}")).collect();
+    check("turned on in what ships by a crate for tests", &offenders);
 }
