@@ -94,7 +94,8 @@ h2load_for() {
 
 # A proxy writes its counts when it ends, into a file system that ends with its pod, unless somebody is in there.
 collect() (
-    cd "/proc/$1/root" && cd dev/shm
+    cd "/proc/$1/root"
+    cd dev/shm
     kill -TERM "$1"
     for _ in $(seq 100); do
         if ! kill -0 "$1" 2>/dev/null; then
