@@ -186,6 +186,20 @@ fn each_proxy_trusts(home: &Home, roots: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whether the proxies of the callers know every server by its address.
+fn callers_know_every_server(home: &Home) -> Result<()> {
+    let servers = home.pods(HOME, "app=web")?;
+    for caller in ["leaving/caller", CLIENT] {
+        let table = ["curl", "-sS", "--max-time", "5", "http://127.0.0.1:15000/table"];
+        let table = home.exec(caller, &table)?.good()?.out;
+        for server in &servers {
+            let ip = server["status"]["podIP"].as_str().context("an address")?;
+            ensure!(table.contains(&format!("\"{ip}:")), "{caller} does not know {ip}");
+        }
+    }
+    Ok(())
+}
+
 /// A key and a root, as docs/operations.md makes them.
 fn make_root() -> Result<(String, String)> {
     let directory = tempfile::tempdir()?;
@@ -264,6 +278,11 @@ fn installed_again_it_is_the_same_mesh(home: &Home) -> Result<()> {
     let before = root(home)?;
     cluster::script("heddle.sh", &[])?;
     assert_eq!(root(home)?, before, "the authority is the one that was left");
+    // Heddle's Service has another address now, and the cluster's DNS remembers the one before for half a minute: servers
+    // that went meanwhile would be all that the callers know. One that is new tells when they follow again.
+    home.kubectl.run(&["scale", "-n", HOME, "deployment/web", "--replicas=3"])?;
+    home.rolled_out(HOME, "deployment/web")?;
+    until("the callers know every server", SOON * 2, || callers_know_every_server(home))?;
     home.restart(HOME, "deployment/web")?;
     let reply = home.curl(CLIENT, &[URL])?;
     assert!(reply.status == 200 && reply.client_identity().is_some(), "{reply:?}");
