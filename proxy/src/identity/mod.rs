@@ -23,6 +23,7 @@ use rustls::{
     CertificateError, CipherSuite, ClientConfig, RootCertStore, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::CertificateDer,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
 };
@@ -34,7 +35,6 @@ pub use renew::Renewal;
 pub use trusted::Trusted;
 
 use verify::Verifier;
-use verify::peer_identity;
 
 /// What is inside a mesh TLS connection, as its ALPN says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +81,8 @@ pub struct Credentials {
     /// The chain that we show.
     own: Proven,
     server: Arc<ServerConfig>,
+    /// What `server` checks its callers with.
+    callers: Arc<Verifier>,
     template: ClientTemplate,
     /// One configuration per expected peer: its verifier accepts that identity alone.
     clients: Mutex<HashMap<(Identity, Inside), Arc<ClientConfig>>>,
@@ -107,13 +109,15 @@ impl Credentials {
         let trust_domain = identity.trust_domain().clone();
         let template = ClientTemplate { roots, key: Arc::new(SingleCertAndKey::from(key)), trust_domain };
         let not_after = own.ends();
+        let callers = Arc::new(template.any());
         Ok(Self {
             generation,
             identity,
             not_after,
             life: not_after.duration_since(SystemTime::now()).unwrap_or_default(),
             own,
-            server: Arc::new(template.server_config()?),
+            server: Arc::new(template.server_config(Arc::clone(&callers))?),
+            callers,
             template,
             clients: Mutex::default(),
         })
@@ -123,10 +127,12 @@ impl Credentials {
     /// for go on.
     fn with_roots(&self, roots: Arc<RootCertStore>) -> Result<Self, rustls::Error> {
         let template = ClientTemplate { roots, ..self.template.clone() };
+        let callers = Arc::new(template.any());
         Ok(Self {
             identity: self.identity.clone(),
             own: self.own.clone(),
-            server: Arc::new(template.server_config()?),
+            server: Arc::new(template.server_config(Arc::clone(&callers))?),
+            callers,
             template,
             clients: Mutex::default(),
             ..*self
@@ -158,6 +164,12 @@ impl Credentials {
         Arc::clone(&self.server)
     }
 
+    /// Who a peer is whose handshake by [`Credentials::server_config`] is done, by its certificates, the leaf first; none of a
+    /// leaf that cannot be read.
+    pub fn met(&self, chain: Vec<CertificateDer<'static>>) -> Option<Proven> {
+        self.callers.accepted(chain)
+    }
+
     /// How one peer is dialled: the handshake fails unless it is exactly `expected` (decision: identity per endpoint).
     ///
     /// # Errors
@@ -181,11 +193,14 @@ impl Credentials {
 }
 
 impl ClientTemplate {
-    fn server_config(&self) -> Result<ServerConfig, rustls::Error> {
-        let verifier = Verifier::any(Arc::clone(&self.roots), self.trust_domain.clone());
+    fn any(&self) -> Verifier {
+        Verifier::any(Arc::clone(&self.roots), self.trust_domain.clone())
+    }
+
+    fn server_config(&self, callers: Arc<Verifier>) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(verifier))
+            .with_client_cert_verifier(callers)
             .with_cert_resolver(Arc::clone(&self.key) as _);
         config.alpn_protocols = ALPN_MESH.map(<[u8]>::to_vec).to_vec();
         // Our order of ciphers: SHA-256 is in the CPU, and SHA-384, which many clients put first, is not.

@@ -15,12 +15,13 @@ use rustls::{
 };
 use webpki::{EndEntityCert, Error, KeyUsage};
 
-use super::{CurrentCredentials, peer_identity, provider};
+use super::{CurrentCredentials, provider, verify::identity_of};
 
-/// A chain that a handshake (or our own renewal) has proven, the leaf first.
+/// A chain that a handshake (or our own renewal) has proven, the leaf first, and what its leaf says.
 #[derive(Debug, Clone)]
 pub struct Proven {
     chain: Arc<[CertificateDer<'static>]>,
+    identity: Identity,
     not_before: UnixTime,
     not_after: UnixTime,
 }
@@ -28,13 +29,19 @@ pub struct Proven {
 impl Proven {
     /// A chain that was verified, the leaf first; none of a leaf that cannot be read.
     pub fn new(chain: Vec<CertificateDer<'static>>) -> Option<Self> {
-        let (not_before, not_after) = validity(&EndEntityCert::try_from(chain.first()?).ok()?)?;
-        Some(Self { chain: chain.into(), not_before, not_after })
+        let leaf = EndEntityCert::try_from(chain.first()?).ok()?;
+        let (identity, (not_before, not_after)) = (identity_of(&leaf).ok()?, validity(&leaf)?);
+        Some(Self { chain: chain.into(), identity, not_before, not_after })
     }
 
     /// Who it is.
-    pub fn identity(&self) -> Option<Identity> {
-        peer_identity(self.chain.first()?).ok()
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether its leaf is good at this time.
+    pub(super) fn is_in_time(&self, now: UnixTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
     }
 
     /// When its leaf ends.
@@ -85,7 +92,7 @@ pub(super) fn usable(left: Duration, life: Duration) -> Duration {
 
 /// A leaf's times. webpki tells them only by what it refuses: before all else it finds the beginning of time too early,
 /// and its end too late.
-pub(super) fn validity(leaf: &EndEntityCert<'_>) -> Option<(UnixTime, UnixTime)> {
+fn validity(leaf: &EndEntityCert<'_>) -> Option<(UnixTime, UnixTime)> {
     let refusal = |seconds| {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         leaf.verify_for_usage(&[], &[], &[], now, KeyUsage::client_auth(), None, None).err()

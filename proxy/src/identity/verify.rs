@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use foldhash::fast::RandomState;
 use mesh::identity::{Identity, TrustDomain};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -20,6 +21,8 @@ use rustls::{
 };
 use tracing::warn;
 use webpki::{EndEntityCert, KeyUsage};
+
+use super::Proven;
 
 /// The extended key usages of a TLS server and of a client (RFC 5280 section 4.2.1.12), which a certificate must say: one that
 /// says nothing was made for something else.
@@ -34,27 +37,28 @@ pub(super) struct Verifier {
     known: Known,
 }
 
-/// Leaves that this verifier has found good, by their bytes: a peer's next handshake costs one signature check less. (That
-/// the peer holds the leaf's key is proven each time.) Other roots, or another expectation, are another verifier.
+/// Leaves that this verifier has found good, by their bytes: a peer's next handshake costs one signature check less, and no
+/// reading. (That the peer holds the leaf's key is proven each time.) Other roots, or another expectation, are another
+/// verifier.
 #[derive(Default)]
-struct Known(Mutex<HashMap<CertificateDer<'static>, (UnixTime, UnixTime)>>);
+struct Known(Mutex<HashMap<CertificateDer<'static>, Proven, RandomState>>);
 
-/// The most leaves that are known at a time, about a kilobyte each; past it they are learned anew.
+/// The most leaves that are known at a time, about two kilobytes each; past it they are learned anew.
 const KNOWN_MAX: usize = 1024;
 
 impl Known {
-    fn holds(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(leaf).is_some_and(|(not_before, not_after)| (not_before..=not_after).contains(&&now))
+    fn get(&self, leaf: &CertificateDer<'_>) -> Option<Proven> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(leaf).cloned()
     }
 
-    fn note(&self, der: &CertificateDer<'_>, leaf: &EndEntityCert<'_>) {
-        let Some(times) = super::proven::validity(leaf) else { return };
+    fn note(&self, leaf: &CertificateDer<'_>) {
+        let leaf = leaf.clone().into_owned();
+        let Some(proven) = Proven::new(vec![leaf.clone()]) else { return };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(der.clone().into_owned(), times);
+        known.insert(leaf, proven);
     }
 }
 
@@ -82,14 +86,6 @@ pub struct Mismatch {
     expected: Identity,
 }
 
-/// The identity that a certificate carries. Says nothing of its signature.
-///
-/// # Errors
-/// When the certificate does not hold exactly one canonical SPIFFE ID.
-pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<Identity, Error> {
-    identity_of(&EndEntityCert::try_from(certificate).map_err(chain_error)?).map_err(refused)
-}
-
 impl Verifier {
     /// Accepts every identity of the trust domain.
     pub(super) fn any(roots: Arc<RootCertStore>, trust_domain: TrustDomain) -> Self {
@@ -101,6 +97,12 @@ impl Verifier {
         Self { roots, trust_domain, expected: Some(expected), known: Known::default() }
     }
 
+    /// Who a peer is that this verifier has accepted, by its certificates, the leaf first; none of a leaf that cannot be read.
+    pub(super) fn accepted(&self, chain: Vec<CertificateDer<'static>>) -> Option<Proven> {
+        let known = if let [alone] = &chain[..] { self.known.get(alone) } else { None };
+        known.or_else(|| Proven::new(chain))
+    }
+
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -110,7 +112,7 @@ impl Verifier {
     ) -> Result<(), Error> {
         // With intermediates there are more times to look at than the leaf's.
         let alone = intermediates.is_empty();
-        if alone && self.known.holds(leaf, now) {
+        if alone && self.known.get(leaf).is_some_and(|known| known.is_in_time(now)) {
             return Ok(());
         }
         let der = leaf;
@@ -123,7 +125,7 @@ impl Verifier {
             refused(why)
         })?;
         if alone {
-            self.known.note(der, &leaf);
+            self.known.note(der);
         }
         Ok(())
     }
@@ -158,7 +160,11 @@ impl Verifier {
     }
 }
 
-fn identity_of(leaf: &EndEntityCert<'_>) -> Result<Identity, Refused> {
+/// The identity that a certificate carries. Says nothing of its signature.
+///
+/// # Errors
+/// When the certificate does not hold exactly one canonical SPIFFE ID.
+pub(super) fn identity_of(leaf: &EndEntityCert<'_>) -> Result<Identity, Refused> {
     let mut names = leaf.valid_uri_names();
     match (names.next(), names.count()) {
         (Some(name), 0) => Ok(Identity::parse(name)?),

@@ -24,7 +24,7 @@ use crate::{
     carry::{Trip, carry},
     config::MtlsMode,
     http::{HttpVersion, serve::Limits},
-    identity::{Inside, Proven, Trusted},
+    identity::{Inside, Trusted},
     metrics::{Direction, Way},
     net::{
         peek::{Peeked, Settled},
@@ -235,13 +235,12 @@ async fn meet(
             return None;
         }
     };
-    let chain = Proven::new(agreed.certificates);
-    let peer = chain.as_ref().and_then(Proven::identity);
-    let (Some(chain), Some(peer), Some(inside)) = (chain, peer, Inside::agreed(agreed.alpn.as_deref()))
-    else {
+    let chain = credentials.met(agreed.certificates);
+    let (Some(chain), Some(inside)) = (chain, Inside::agreed(agreed.alpn.as_deref())) else {
         refuse(proxy, tls.socket(), caller, "tls_protocol_error", "it agreed on no mesh protocol");
         return None;
     };
+    let peer = chain.identity().clone();
     let connection = Trusted::new(tls, chain, &credentials, proxy.credentials.clone());
     Some((Box::new(connection), peer, inside))
 }

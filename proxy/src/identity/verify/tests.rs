@@ -101,16 +101,16 @@ fn a_leaf_that_is_known_is_good_for_its_own_time_and_its_own_verifier() {
     let ca = authority();
     let leaf = ca.leaf(&[WEB], |_| ());
     let verifier = ca.verifier(WEB);
-    let (_, not_after) =
-        super::super::proven::validity(&EndEntityCert::try_from(&leaf).expect("a leaf")).expect("its times");
+    let ends = Proven::new(vec![leaf.clone()]).expect("a leaf").ends();
+    let ends = ends.duration_since(std::time::UNIX_EPOCH).expect("its end").as_secs();
     let at = |seconds| {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
         verifier.check(&leaf, &[], now, KeyUsage::server_auth())
     };
     check(&leaf, &verifier).expect("new");
-    assert!(verifier.known.holds(&leaf, UnixTime::now()));
-    at(not_after.as_secs()).expect("known, to its last second");
-    at(not_after.as_secs() + 1).expect_err("its time is over");
+    assert_eq!(verifier.known.get(&leaf).expect("known").identity().to_string(), WEB);
+    at(ends).expect("known, to its last second");
+    at(ends + 1).expect_err("its time is over");
     at(0).expect_err("its time has not begun");
     check(&leaf, &authority().verifier(WEB)).expect_err("another root");
 }
