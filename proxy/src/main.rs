@@ -160,8 +160,8 @@ impl Listeners {
         let of = || Arc::clone(proxy);
         let (outbound, inbound, admin, metrics, health) = (of(), of(), of(), of(), of());
         let probes = Arc::clone(probes);
-        tokio::spawn(serve(self.outbound, one_way(), move |stream, _| {
-            outbound::serve(Arc::clone(&outbound), stream)
+        tokio::spawn(serve(self.outbound, one_way(), move |stream, caller| {
+            outbound::serve(Arc::clone(&outbound), stream, caller)
         }));
         tokio::spawn(serve(self.inbound, one_way(), move |stream, caller| {
             inbound::serve(Arc::clone(&inbound), stream, caller)

@@ -77,10 +77,10 @@ impl Context {
     }
 
     fn new(proxy: &Arc<Proxy>, peer: Option<Identity>, server: SocketAddr, speaks: Speaks) -> Self {
-        let own = proxy.config.identity().ok();
-        let client_cert = peer.as_ref().zip(own).and_then(|(peer, own)| {
+        let client_cert = peer.as_ref().and_then(|peer| {
+            let own = proxy.credentials.borrow();
             // Neither identity can hold a separator of this header: they are canonical.
-            HeaderValue::try_from(format!("By={own};URI={peer}")).ok()
+            HeaderValue::try_from(format!("By={};URI={peer}", own.as_ref()?.identity)).ok()
         });
         Self {
             proxy: Arc::clone(proxy),

@@ -52,7 +52,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Serves one captured connection from `caller`. Each phase is boxed, as on the way out.
 pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, caller: SocketAddr) {
-    let Some(server) = original_destination(&stream).ok().filter(|to| !is_own_port(to.port())) else {
+    let Some(server) = original_destination(&stream, caller).ok().filter(|to| !is_own_port(to.port())) else {
         return refuse(&proxy, &stream, caller, "not_captured", "it dialled the proxy's own port");
     };
     let mut stream = Peeked::new(stream);

@@ -22,16 +22,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// …and given up after this many unanswered probes.
 const KEEPALIVE_PROBES: u32 = 6;
 
-/// Where a captured connection was going before iptables redirected it to us.
+/// Where a captured connection was going before iptables redirected it to us. Its caller's address, [`canonical`], is of the
+/// same family.
 ///
 /// # Errors
 /// When the connection was not redirected: somebody dialled the proxy itself.
-pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+pub fn original_destination(stream: &TcpStream, caller: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
-    let address = match unmapped(stream.local_addr()?.ip()) {
-        IpAddr::V4(_) => socket.original_dst_v4()?,
-        IpAddr::V6(_) => socket.original_dst_v6()?,
-    };
+    let address = if caller.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() }?;
     address
         .as_socket()
         .map(canonical)

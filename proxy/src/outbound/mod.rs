@@ -31,14 +31,18 @@ pub enum Target {
     Pod(Arc<Endpoint>),
 }
 
-/// Serves one captured connection.
+/// Serves one captured connection from `caller`, a process of this pod.
 ///
 /// Each phase is boxed, so that it gives its memory back before the next begins: what a connection does last is all
 /// that it holds while it is idle.
-pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
-    let destination = match original_destination(&stream) {
-        Ok(destination) if !is_loop(&stream, destination) => destination,
-        _ => return refuse(&proxy, &stream, "not_captured", "a connection to the proxy's own port"),
+pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, caller: SocketAddr) {
+    let destination = original_destination(&stream, caller).ok();
+    let destination = match destination {
+        Some(destination) if !is_loop(&stream, destination) => destination,
+        _ => {
+            let why = "a connection to the proxy's own port";
+            return refuse(&proxy, &stream, destination, "not_captured", why);
+        }
     };
     let mut client = Peeked::new(stream);
     let port = destination.port();
@@ -50,7 +54,7 @@ pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream) {
         }
         Destination::Away => {
             let why = "unknown, and the control plane does not answer";
-            return refuse(&proxy, client.socket(), "destination_not_found", why);
+            return refuse(&proxy, client.socket(), Some(destination), "destination_not_found", why);
         }
     };
     match Box::pin(protocol::of(&mut client, &target, destination)).await {
@@ -70,12 +74,17 @@ fn has_port(service: &LiveService, port: u16) -> bool {
 
 /// Dialled directly, or redirected back to ourselves: serving it would never end.
 fn is_loop(stream: &TcpStream, destination: SocketAddr) -> bool {
-    let here = stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == destination.ip());
-    is_own_port(destination.port()) && (here || destination.ip().is_loopback())
+    let here = || stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == destination.ip());
+    is_own_port(destination.port()) && (destination.ip().is_loopback() || here())
 }
 
-fn refuse(proxy: &Proxy, stream: &TcpStream, reason: &'static str, why: &str) {
-    let destination = original_destination(stream).ok();
+fn refuse(
+    proxy: &Proxy,
+    stream: &TcpStream,
+    destination: Option<SocketAddr>,
+    reason: &'static str,
+    why: &str,
+) {
     warn!(?destination, reason, "refused an outbound connection: {why}");
     proxy.metrics.refuse(Direction::Outbound, reason);
     reset_on_close(stream);
@@ -91,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_phases_of_an_idle_connection_are_small() {
-        let serve = size(|(a, b)| serve(a, b));
+        let serve = size(|(a, b, c)| serve(a, b, c));
         let carry =
             size(|(a, b, c, d, e): (&'static Arc<Proxy>, &'static mut Peeked, &'static Target, _, _)| {
                 tcp::carry(a, b, c, d, e)
