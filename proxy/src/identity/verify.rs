@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
 use foldhash::fast::RandomState;
 use mesh::identity::{Identity, TrustDomain};
 use rustls::{
@@ -41,24 +42,33 @@ pub(super) struct Verifier {
 /// reading. (That the peer holds the leaf's key is proven each time.) Other roots, or another expectation, are another
 /// verifier.
 #[derive(Default)]
-struct Known(Mutex<HashMap<CertificateDer<'static>, Proven, RandomState>>);
+struct Known(Mutex<HashMap<CertificateDer<'static>, Leaf, RandomState>>);
+
+/// A leaf that is known.
+#[derive(Clone)]
+struct Leaf {
+    proven: Proven,
+    /// Its public key, if that is one of P-256.
+    key: Option<Arc<ParsedPublicKey>>,
+}
 
 /// The most leaves that are known at a time, about two kilobytes each; past it they are learned anew.
 const KNOWN_MAX: usize = 1024;
 
 impl Known {
-    fn get(&self, leaf: &CertificateDer<'_>) -> Option<Proven> {
+    fn get(&self, leaf: &CertificateDer<'_>) -> Option<Leaf> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(leaf).cloned()
     }
 
-    fn note(&self, leaf: &CertificateDer<'_>) {
-        let leaf = leaf.clone().into_owned();
-        let Some(proven) = Proven::new(vec![leaf.clone()]) else { return };
+    fn note(&self, der: &CertificateDer<'_>, leaf: &EndEntityCert<'_>) {
+        let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, leaf.subject_public_key_info());
+        let der = der.clone().into_owned();
+        let Some(proven) = Proven::new(vec![der.clone()]) else { return };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(leaf, proven);
+        known.insert(der, Leaf { proven, key: key.ok().map(Arc::new) });
     }
 }
 
@@ -100,7 +110,7 @@ impl Verifier {
     /// Who a peer is that this verifier has accepted, by its certificates, the leaf first; none of a leaf that cannot be read.
     pub(super) fn accepted(&self, chain: Vec<CertificateDer<'static>>) -> Option<Proven> {
         let known = if let [alone] = &chain[..] { self.known.get(alone) } else { None };
-        known.or_else(|| Proven::new(chain))
+        known.map(|known| known.proven).or_else(|| Proven::new(chain))
     }
 
     fn check(
@@ -112,7 +122,7 @@ impl Verifier {
     ) -> Result<(), Error> {
         // With intermediates there are more times to look at than the leaf's.
         let alone = intermediates.is_empty();
-        if alone && self.known.get(leaf).is_some_and(|known| known.is_in_time(now)) {
+        if alone && self.known.get(leaf).is_some_and(|known| known.proven.is_in_time(now)) {
             return Ok(());
         }
         let der = leaf;
@@ -125,7 +135,7 @@ impl Verifier {
             refused(why)
         })?;
         if alone {
-            self.known.note(der);
+            self.known.note(der, &leaf);
         }
         Ok(())
     }
@@ -144,10 +154,20 @@ impl Verifier {
     }
 
     fn check_signature(
+        &self,
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        // As rustls checks it, with a key that has been read.
+        if dss.scheme == SignatureScheme::ECDSA_NISTP256_SHA256
+            && let Some(key) = self.known.get(cert).and_then(|known| known.key)
+        {
+            let checked = key.verify_sig(message, dss.signature());
+            return checked
+                .map(|()| HandshakeSignatureValid::assertion())
+                .map_err(|_| CertificateError::BadSignature.into());
+        }
         verify_tls13_signature(message, cert, dss, &super::provider().signature_verification_algorithms)
     }
 
@@ -208,7 +228,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Self::check_signature(message, cert, dss)
+        self.check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -246,7 +266,7 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Self::check_signature(message, cert, dss)
+        self.check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

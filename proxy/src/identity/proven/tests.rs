@@ -55,12 +55,16 @@ impl Authority {
 
     fn credentials(&self, roots: RootCertStore) -> Credentials {
         let (leaf, key) = self.leaf((2000, 2900));
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let key = provider().key_provider.load_private_key(key).expect("key");
-        let identity = Identity::parse(WEB).expect("identity");
-        assert_eq!(identity.trust_domain(), &TrustDomain::parse("cluster.local").expect("trust domain"));
-        Credentials::new(1, identity, CertifiedKey::new(vec![leaf], key), roots.into()).expect("credentials")
+        credentials(leaf, &key, roots)
     }
+}
+
+fn credentials(leaf: CertificateDer<'static>, key: &KeyPair, roots: RootCertStore) -> Credentials {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let key = provider().key_provider.load_private_key(key).expect("key");
+    let identity = Identity::parse(WEB).expect("identity");
+    assert_eq!(identity.trust_domain(), &TrustDomain::parse("cluster.local").expect("trust domain"));
+    Credentials::new(1, identity, CertifiedKey::new(vec![leaf], key), roots.into()).expect("credentials")
 }
 
 #[test]
@@ -100,15 +104,33 @@ struct Mesh {
     bundle: watch::Sender<Option<Arc<Credentials>>>,
 }
 
+type Side = std::io::Result<(Tls<TcpStream>, tls::Agreed)>;
+
+/// What client and server each make of a handshake.
+async fn handshake(client: &Credentials, server: &Credentials) -> (Side, Side) {
+    let (near, far) = pair().await;
+    let config = client.client_config(&server.identity, Inside::Tcp).expect("configuration");
+    let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
+    tokio::join!(tls::connect(config, name, near), tls::accept(server.server_config(), Vec::new(), far))
+}
+
+#[tokio::test]
+async fn who_shows_a_known_leaf_must_hold_its_key() {
+    let authority = authority();
+    let (leaf, key) = authority.leaf((2000, 2900));
+    let own = credentials(leaf.clone(), &key, store(&[&authority]));
+    handshake(&own, &own).await.1.expect("it is known now");
+    let other = KeyPair::generate().expect("key");
+    let thief = credentials(leaf, &other, store(&[&authority]));
+    let refused = handshake(&thief, &own).await.1.expect_err("refused");
+    assert!(refused.to_string().contains("BadSignature"), "{refused}");
+}
+
 /// Client and server hold the same credentials.
 async fn mesh(authority: &Authority) -> Mesh {
     let own = Arc::new(authority.credentials(store(&[authority])));
     let (bundle, current) = watch::channel(Some(Arc::clone(&own)));
-    let (near, far) = pair().await;
-    let config = own.client_config(&own.identity, Inside::Tcp).expect("configuration");
-    let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
-    let (client, server) =
-        tokio::join!(tls::connect(config, name, near), tls::accept(own.server_config(), Vec::new(), far),);
+    let (client, server) = handshake(&own, &own).await;
     let trusted = |(tls, agreed): (_, tls::Agreed)| {
         let peer = Proven::new(agreed.certificates).expect("the peer's chain");
         Trusted::new(tls, peer, &own, current.clone())
