@@ -60,7 +60,7 @@ bench-micro: ## Measure our own code alone: matching, balancing, tables, the pie
 	HEDDLE_BENCH="$(NAMES)" cargo test --release --locked -p proxy -- \
 		--test-threads=1 --nocapture the_pieces_of_a_requests_way few_allocations
 
-profile: ## Count anew where a proxy spends its time, for the compiler, in 2 minutes once built
+profile: ## Count anew where a proxy spends its time, for the compiler, in 3 minutes once built
 	@tests/setup.sh test
 	@tests/setup.sh bench
 	@tests/bench/profile.sh

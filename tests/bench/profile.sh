@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Counts where a proxy spends its time, for the compiler: builds one that counts its branches, sends it the bench's traffic
 # and that of other clients through a route, and writes proxy/heddle-proxy.profdata, which .cargo/rustc hands to every
-# optimized build. Takes 2 minutes once both are built, which takes 15. Needs root.
+# optimized build. Takes 3 minutes once both are built, which takes 15. Needs root.
 # Usage: tests/bench/profile.sh [check]
 #   check: only says whether what there is was counted with these dependencies, settings and compiler
 set -euo pipefail
@@ -10,6 +10,8 @@ cd "$(dirname "$0")/../.."
 unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_DIR
 
 readonly WORLD=profile SECONDS_EACH=5
+# How often a handshake counts. It costs as much as ten requests, and would pass for rare beside them.
+readonly HANDSHAKES_COUNT=15
 readonly BIN=target/counting/bin PROFILE=proxy/heddle-proxy.profdata STAMP=proxy/heddle-proxy.profdata.of
 # The Service of tests/bench/src/subject.rs.
 readonly TO=10.96.0.14:8080
@@ -54,28 +56,29 @@ count() {
     # Programs that run while it is built count, too.
     LLVM_PROFILE_FILE=$work/build/%p.profraw cargo build --release --locked --target-dir target/counting --bin heddle-proxy
     grep -aq 'LLVM Profile Error' target/counting/release/heddle-proxy || fail "it does not count: is there another .cargo/config.toml?"
-    lab down
     mkdir -p "$BIN"
     cp target/release/{lab,load,heddle-init,heddle-injector} target/counting/release/heddle-proxy "$BIN/"
 
-    target/release/bench --bin "$BIN" --world "$WORLD" --keep --subjects heddle --rounds 1 --seconds "$SECONDS_EACH" \
-        --only http1,http2,open,bulk1,bulk8,short,handshake
+    bench http1,http2,open,bulk1,bulk8,short,handshake
     say "other clients, and a route"
     head -c 2000 /dev/urandom >"$work/body"
     through_h2load
     lab apply tests/bench/profile/route.yaml
     through_h2load
-
-    local pids pid
-    pids=$(lab ps --json | jq '.pods[].containers[] | select(.name == "heddle-proxy").pid')
-    [ "$(wc -w <<<"$pids")" = 2 ] || fail "a client's proxy and a server's should run, but there are: $pids"
-    for pid in $pids; do
-        collect "$pid"
-    done
-    "$profdata" merge --sparse --output "$work/merged" "$work"/*.profraw
+    collect all
+    bench handshake
+    collect handshakes
+    "$profdata" merge --sparse --output "$work/merged" "$work"/all/*.profraw \
+        --weighted-input="$HANDSHAKES_COUNT,$work/handshakes/server.profraw"
     mv "$work/merged" "$PROFILE"
     inputs >"$STAMP"
     say "$PROFILE: $(wc -c <"$PROFILE") bytes"
+}
+
+# Begins a world of its own, which stays.
+bench() {
+    lab down
+    target/release/bench --bin "$BIN" --world "$WORLD" --keep --subjects heddle --rounds 1 --seconds "$SECONDS_EACH" --only "$1"
 }
 
 through_h2load() {
@@ -92,14 +95,25 @@ h2load_for() {
     [[ $said =~ ^'status codes: '[1-9][0-9]*' 2xx, 0 3xx, 0 4xx, 0 5xx'$ ]] || fail "not every answer is a good one"
 }
 
+# Ends both proxies, and takes their counts.
+collect() {
+    local pod pid
+    mkdir "$work/$1"
+    for pod in client server; do
+        pid=$(lab ps --json | jq ".pods[] | select(.name == \"$pod\").containers[] | select(.name == \"heddle-proxy\").pid")
+        [ -n "$pid" ] || fail "the proxy of pod $pod does not run"
+        take "$pid" "$work/$1/$pod.profraw"
+    done
+}
+
 # A proxy writes its counts when it ends, into a file system that ends with its pod, unless somebody is in there.
-collect() (
+take() (
     cd "/proc/$1/root"
     cd dev/shm
     kill -TERM "$1"
     for _ in $(seq 100); do
         if ! kill -0 "$1" 2>/dev/null; then
-            cp ./*.profraw "$work/$1.profraw"
+            cp ./*.profraw "$2"
             return
         fi
         sleep 0.1
