@@ -270,23 +270,26 @@ impl ControlPlane {
     }
 }
 
-/// A connection to the first of these addresses that accepts: one that is silent does not use up the time of the others.
+/// A connection to the first of these addresses that accepts. One that is silent does not use up the time of the others: the
+/// next is dialled beside it after a moment, and at once when one has failed (RFC 8305 section 5).
 async fn reach(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut left = addresses.fuse().peekable();
     let mut dials = JoinSet::new();
-    for (place, address) in (0..).zip(addresses) {
-        dials.spawn(async move {
-            sleep(STAGGER * place).await;
-            timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await?
-        });
-    }
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    while let Some(dialled) = dials.join_next().await {
-        match dialled.map_err(io::Error::other).and_then(|dialled| dialled) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    loop {
+        if let Some(address) = left.next() {
+            dials.spawn(timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)));
+        }
+        let dialled = tokio::select! {
+            dialled = dials.join_next() => dialled,
+            () = sleep(STAGGER), if left.peek().is_some() => continue,
+        };
+        match dialled.map(|dialled| dialled.map_err(io::Error::other).and_then(|dialled| dialled?)) {
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => last = error,
+            None => return Err(last),
         }
     }
-    Err(last)
 }
 
 /// The trust anchors of a PEM bundle.
@@ -335,6 +338,14 @@ mod tests {
         let reached = reach([silent_at, good_at].into_iter()).await.expect("reached");
         assert_eq!(reached.peer_addr().expect("a peer"), good_at);
         assert!(began.elapsed() < ADDRESS_TIMEOUT, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_address_that_refuses_the_next_is_dialled_at_once() {
+        let (closed, good) = (listening(1).local_addr().expect("an address"), listening(8));
+        let began = Instant::now();
+        reach([closed, good.local_addr().expect("an address")].into_iter()).await.expect("reached");
+        assert!(began.elapsed() < STAGGER, "{:?}", began.elapsed());
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_DIR
 
 readonly WORLD=profile SECONDS_EACH=5
-# How often a handshake counts. It costs as much as ten requests, and would pass for rare beside them.
+# How often an accepted handshake counts. It costs as much as ten requests, and would pass for rare beside them.
 readonly HANDSHAKES_COUNT=15
 readonly BIN=target/counting/bin PROFILE=proxy/heddle-proxy.profdata STAMP=proxy/heddle-proxy.profdata.of
 # The Service of tests/bench/src/subject.rs.
@@ -56,6 +56,7 @@ count() {
     # Programs that run while it is built count, too.
     LLVM_PROFILE_FILE=$work/build/%p.profraw cargo build --release --locked --target-dir target/counting --bin heddle-proxy
     grep -aq 'LLVM Profile Error' target/counting/release/heddle-proxy || fail "it does not count: is there another .cargo/config.toml?"
+    lab down
     mkdir -p "$BIN"
     cp target/release/{lab,load,heddle-init,heddle-injector} target/counting/release/heddle-proxy "$BIN/"
 
@@ -75,9 +76,8 @@ count() {
     say "$PROFILE: $(wc -c <"$PROFILE") bytes"
 }
 
-# Begins a world of its own, which stays.
+# Begins the world anew, and leaves it up.
 bench() {
-    lab down
     target/release/bench --bin "$BIN" --world "$WORLD" --keep --subjects heddle --rounds 1 --seconds "$SECONDS_EACH" --only "$1"
 }
 

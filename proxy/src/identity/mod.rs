@@ -106,6 +106,10 @@ impl Credentials {
         roots: Arc<RootCertStore>,
     ) -> Result<Self, rustls::Error> {
         let own = Proven::new(key.cert.clone()).ok_or(CertificateError::BadEncoding)?;
+        if own.identity() != &identity {
+            let why = format!("the certificate is {}'s, but this is {identity}", own.identity());
+            return Err(rustls::Error::General(why));
+        }
         let trust_domain = identity.trust_domain().clone();
         let template = ClientTemplate { roots, key: Arc::new(SingleCertAndKey::from(key)), trust_domain };
         let not_after = own.ends();

@@ -34,13 +34,15 @@ const CLIENT_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 pub(super) struct Verifier {
     roots: Arc<RootCertStore>,
     trust_domain: TrustDomain,
+    /// What a leaf must be meant for.
+    usage: &'static [u8],
     expected: Option<Identity>,
     known: Known,
 }
 
-/// Leaves that this verifier has found good, by their bytes: a peer's next handshake costs one signature check less, and no
-/// reading. (That the peer holds the leaf's key is proven each time.) Other roots, or another expectation, are another
-/// verifier.
+/// Leaves that this verifier has found good, by their bytes: a peer's next handshake costs one signature check less, and who
+/// called is known without reading. (That the peer holds the leaf's key is proven each time.) Other roots, another usage, or
+/// another expectation are another verifier.
 #[derive(Default)]
 struct Known(Mutex<HashMap<CertificateDer<'static>, Leaf, RandomState>>);
 
@@ -48,9 +50,16 @@ struct Known(Mutex<HashMap<CertificateDer<'static>, Leaf, RandomState>>);
 #[derive(Clone)]
 struct Leaf {
     proven: Proven,
-    /// Its public key, if that is one of P-256.
+    /// Its public key, if that is written as [`P256`] begins.
     key: Option<Arc<ParsedPublicKey>>,
 }
+
+/// How the public key of a peer begins: named curve P-256, uncompressed point (RFC 5480 section 2), 64 bytes of which follow.
+/// aws-lc reads more than that, and rustls does not take all of it.
+const P256: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
 
 /// The most leaves that are known at a time, about two kilobytes each; past it they are learned anew.
 const KNOWN_MAX: usize = 1024;
@@ -61,14 +70,15 @@ impl Known {
     }
 
     fn note(&self, der: &CertificateDer<'_>, leaf: &EndEntityCert<'_>) {
-        let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, leaf.subject_public_key_info());
+        let key = leaf.subject_public_key_info();
+        let key = key.starts_with(P256).then(|| ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key));
         let der = der.clone().into_owned();
         let Some(proven) = Proven::new(vec![der.clone()]) else { return };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(der, Leaf { proven, key: key.ok().map(Arc::new) });
+        known.insert(der, Leaf { proven, key: key.and_then(Result::ok).map(Arc::new) });
     }
 }
 
@@ -97,14 +107,14 @@ pub struct Mismatch {
 }
 
 impl Verifier {
-    /// Accepts every identity of the trust domain.
+    /// Accepts every client of the trust domain.
     pub(super) fn any(roots: Arc<RootCertStore>, trust_domain: TrustDomain) -> Self {
-        Self { roots, trust_domain, expected: None, known: Known::default() }
+        Self { roots, trust_domain, usage: CLIENT_AUTH, expected: None, known: Known::default() }
     }
 
-    /// Accepts one identity.
+    /// Accepts the server of one identity.
     pub(super) fn exactly(roots: Arc<RootCertStore>, trust_domain: TrustDomain, expected: Identity) -> Self {
-        Self { roots, trust_domain, expected: Some(expected), known: Known::default() }
+        Self { roots, trust_domain, usage: SERVER_AUTH, expected: Some(expected), known: Known::default() }
     }
 
     /// Who a peer is that this verifier has accepted, by its certificates, the leaf first; none of a leaf that cannot be read.
@@ -118,7 +128,6 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        usage: KeyUsage,
     ) -> Result<(), Error> {
         // With intermediates there are more times to look at than the leaf's.
         let alone = intermediates.is_empty();
@@ -128,6 +137,7 @@ impl Verifier {
         let der = leaf;
         let leaf = EndEntityCert::try_from(leaf).map_err(chain_error)?;
         let algorithms = super::provider().signature_verification_algorithms;
+        let usage = KeyUsage::required(self.usage);
         leaf.verify_for_usage(algorithms.all, &self.roots.roots, intermediates, now, usage, None, None)
             .map_err(chain_error)?;
         self.check_identity(identity_of(&leaf)).map_err(|why| {
@@ -209,7 +219,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(leaf, intermediates, now, KeyUsage::required(SERVER_AUTH))?;
+        self.check(leaf, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -247,7 +257,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(leaf, intermediates, now, KeyUsage::required(CLIENT_AUTH))?;
+        self.check(leaf, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

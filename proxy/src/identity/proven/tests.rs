@@ -44,13 +44,17 @@ fn store(authorities: &[&Authority]) -> RootCertStore {
 impl Authority {
     /// A leaf that is good from one year on until another begins.
     fn leaf(&self, years: (i32, i32)) -> (CertificateDer<'static>, KeyPair) {
+        let key = KeyPair::generate().expect("key");
+        (self.signed(&key, years), key)
+    }
+
+    fn signed(&self, key: &KeyPair, years: (i32, i32)) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(WEB.try_into().expect("ascii"))];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
-        let key = KeyPair::generate().expect("key");
-        (params.signed_by(&key, &self.0).expect("leaf").der().clone(), key)
+        params.signed_by(key, &self.0).expect("leaf").der().clone()
     }
 
     fn credentials(&self, roots: RootCertStore) -> Credentials {
@@ -124,6 +128,18 @@ async fn who_shows_a_known_leaf_must_hold_its_key() {
     let thief = credentials(leaf, &other, store(&[&authority]));
     let refused = handshake(&thief, &own).await.1.expect_err("refused");
     assert!(refused.to_string().contains("BadSignature"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_known_leaf_may_have_a_key_of_another_kind() {
+    let authority = authority();
+    for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        let key = KeyPair::generate_for(algorithm).expect("key");
+        let own = credentials(authority.signed(&key, (2000, 2900)), &key, store(&[&authority]));
+        for meeting in ["first", "second"] {
+            handshake(&own, &own).await.1.expect(meeting);
+        }
+    }
 }
 
 /// Client and server hold the same credentials.

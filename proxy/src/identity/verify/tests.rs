@@ -39,7 +39,7 @@ const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
 #[track_caller]
 fn check(leaf: &CertificateDer<'_>, verifier: &Verifier) -> Result<(), Error> {
-    verifier.check(leaf, &[], UnixTime::now(), KeyUsage::server_auth())
+    verifier.check(leaf, &[], UnixTime::now())
 }
 
 #[track_caller]
@@ -105,7 +105,7 @@ fn a_leaf_that_is_known_is_good_for_its_own_time_and_its_own_verifier() {
     let ends = ends.duration_since(std::time::UNIX_EPOCH).expect("its end").as_secs();
     let at = |seconds| {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        verifier.check(&leaf, &[], now, KeyUsage::server_auth())
+        verifier.check(&leaf, &[], now)
     };
     check(&leaf, &verifier).expect("new");
     let known = verifier.known.get(&leaf).expect("known");
