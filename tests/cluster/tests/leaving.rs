@@ -173,13 +173,18 @@ fn a_root_is_replaced_by_the_documented_steps_and_no_request_fails(home: &Home) 
     check_nothing_failed(home, began)
 }
 
+/// A page of a pod's proxy (`15020/metrics`).
+fn proxy_says(home: &Home, pod: &str, page: &str) -> Result<String> {
+    let url = format!("http://127.0.0.1:{page}");
+    Ok(home.exec(pod, &["curl", "-sS", "--max-time", "5", &url])?.good()?.out)
+}
+
 /// How many roots each proxy trusts, by its own word.
 fn each_proxy_trusts(home: &Home, roots: u64) -> Result<()> {
     let expected = format!("heddle_trusted_roots {roots}");
     for pod in home.pods(HOME, "app in (client, caller, web)")? {
         let name = format!("{HOME}/{}", pod["metadata"]["name"].as_str().context("a name")?);
-        let page = ["curl", "-sS", "--max-time", "5", "http://127.0.0.1:15020/metrics"];
-        let page = home.exec(&name, &page)?.good()?.out;
+        let page = proxy_says(home, &name, "15020/metrics")?;
         let said = page.lines().find(|line| line.starts_with("heddle_trusted_roots ")).unwrap_or_default();
         ensure!(said == expected, "{name}: {said:?}");
     }
@@ -190,8 +195,7 @@ fn each_proxy_trusts(home: &Home, roots: u64) -> Result<()> {
 fn callers_know_every_server(home: &Home) -> Result<()> {
     let servers = home.pods(HOME, "app=web")?;
     for caller in ["leaving/caller", CLIENT] {
-        let table = ["curl", "-sS", "--max-time", "5", "http://127.0.0.1:15000/table"];
-        let table = home.exec(caller, &table)?.good()?.out;
+        let table = proxy_says(home, caller, "15000/table")?;
         for server in &servers {
             let ip = server["status"]["podIP"].as_str().context("an address")?;
             ensure!(table.contains(&format!("\"{ip}:")), "{caller} does not know {ip}");
