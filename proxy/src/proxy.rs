@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::error;
 
 use crate::{
@@ -46,17 +45,16 @@ pub struct Proxy {
     rooms: Rooms,
 }
 
-/// Room for requests.
+/// The requests of each direction: one clone for each that runs.
+#[derive(Default)]
 struct Rooms {
-    all: Arc<Semaphore>,
-    outbound: Arc<Semaphore>,
-    inbound: Arc<Semaphore>,
+    outbound: Arc<()>,
+    inbound: Arc<()>,
 }
 
 /// A request's place, in its direction and among all.
 pub struct Room {
-    _all: OwnedSemaphorePermit,
-    _one_way: OwnedSemaphorePermit,
+    _one_way: Arc<()>,
 }
 
 impl Proxy {
@@ -69,12 +67,7 @@ impl Proxy {
         metrics: Arc<Metrics>,
         draining: Draining,
     ) -> Arc<Self> {
-        let room = |requests| Arc::new(Semaphore::new(requests));
-        let rooms = Rooms {
-            all: room(REQUESTS_MAX),
-            outbound: room(REQUESTS_ONE_WAY),
-            inbound: room(REQUESTS_ONE_WAY),
-        };
+        let rooms = Rooms::default();
         let log = Log::open(config.access_log, &metrics.lines_dropped).map(Arc::new);
         let tracer = Tracer::start(&config, &metrics.spans_dropped).unwrap_or_else(|error| {
             error!(error = crate::failure::chain(&error), "there are no spans");
@@ -85,12 +78,7 @@ impl Proxy {
 
     /// A place for one more request, if there is one.
     pub fn room(&self, direction: Direction) -> Option<Room> {
-        let one_way = match direction {
-            Direction::Outbound => &self.rooms.outbound,
-            Direction::Inbound => &self.rooms.inbound,
-        };
-        let one_way = Arc::clone(one_way).try_acquire_owned().ok()?;
-        Some(Room { _all: Arc::clone(&self.rooms.all).try_acquire_owned().ok()?, _one_way: one_way })
+        self.rooms.take(direction)
     }
 
     /// Lets nothing of the account be lost when the program ends.
@@ -101,5 +89,38 @@ impl Proxy {
         if let Some(tracer) = &self.tracer {
             tracer.flush().await;
         }
+    }
+}
+
+impl Rooms {
+    fn take(&self, direction: Direction) -> Option<Room> {
+        let Self { outbound, inbound } = self;
+        let running = |one_way| Arc::strong_count(one_way) - 1;
+        let one_way = match direction {
+            Direction::Outbound => outbound,
+            Direction::Inbound => inbound,
+        };
+        let is_free =
+            running(one_way) < REQUESTS_ONE_WAY && running(outbound) + running(inbound) < REQUESTS_MAX;
+        is_free.then(|| Room { _one_way: Arc::clone(one_way) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Direction::{Inbound, Outbound};
+
+    use super::*;
+
+    #[test]
+    fn callers_that_fill_one_direction_leave_room_in_the_other_and_an_end_makes_room() {
+        let rooms = Rooms::default();
+        let all_of = |direction| std::iter::from_fn(|| rooms.take(direction)).collect::<Vec<_>>();
+        let mut inbound = all_of(Inbound);
+        assert_eq!(inbound.len(), REQUESTS_ONE_WAY);
+        let outbound = all_of(Outbound);
+        assert_eq!(outbound.len(), REQUESTS_MAX - REQUESTS_ONE_WAY);
+        inbound.pop();
+        assert_eq!(all_of(Outbound).len(), 1);
     }
 }
