@@ -84,12 +84,18 @@ pub fn host<B>(request: &Request<B>) -> &str {
 
 /// HTTP/2 for the peer's proxy, which must speak `version` to its application.
 pub fn for_peer(request: &mut Request<Body>, addr: SocketAddr, version: HttpVersion) {
-    for_h2(request, addr);
+    to_h2(request, addr);
     mesh_headers::set_server_version(request.headers_mut(), version);
 }
 
-/// HTTP/2. A request without a host gets the address that it goes to.
+/// HTTP/2 for a server.
 pub fn for_h2(request: &mut Request<Body>, addr: SocketAddr) {
+    to_h2(request, addr);
+    mesh_headers::forget_server_version(request.headers_mut());
+}
+
+/// HTTP/2. A request without a host gets the address that it goes to.
+fn to_h2(request: &mut Request<Body>, addr: SocketAddr) {
     let authority = hosts::authority(host(request)).or_else(|| Authority::try_from(addr.to_string()).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(Scheme::HTTP);
@@ -98,7 +104,6 @@ pub fn for_h2(request: &mut Request<Body>, addr: SocketAddr) {
     // It cannot fail: an address is an authority.
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     request.headers_mut().remove(HOST);
-    mesh_headers::forget_server_version(request.headers_mut());
     *request.version_mut() = Version::HTTP_2;
 }
 

@@ -49,13 +49,10 @@ impl Load {
         self.stage = Stage::Sent(since);
     }
 
-    /// What came of a request; says what its outcome says of the endpoint.
-    pub(super) fn judge<B, T>(
-        &mut self,
-        sent: Result<(Response<B>, T), SendError>,
-    ) -> Result<(Response<B>, T), SendError> {
+    /// Says what the outcome of a request says of the endpoint.
+    pub(super) fn judge<B, T>(&mut self, sent: &Result<(Response<B>, T), SendError>) {
         let now = now();
-        let outcome = match &sent {
+        let outcome = match sent {
             Ok((response, _)) if is_failure(response) => Outcome::Failed(Failed::Answer),
             Ok(_) => self.answered(now),
             Err(SendError::NotSent(error)) => of_connect(error),
@@ -63,7 +60,6 @@ impl Load {
             Err(SendError::Broken(error)) => of_broken(error),
         };
         self.report(outcome, now);
-        sent
     }
 
     /// Who carries it.

@@ -107,7 +107,8 @@ impl Endpoint {
             }
             (Transport::Unnameable, _) => Err(SendError::NotSent(ConnectError::Unnameable)),
         };
-        let (mut response, held) = load.judge(sent)?;
+        load.judge(&sent);
+        let (mut response, held) = sent?;
         form::clean_response(&mut response);
         let exchange = Box::new(Exchange(Some((held, load))));
         let status = response.status();
@@ -142,7 +143,8 @@ impl Endpoint {
             }
             Transport::Unnameable => Err(SendError::NotSent(ConnectError::Unnameable)),
         };
-        let (mut response, held) = load.judge(sent)?;
+        load.judge(&sent);
+        let (mut response, held) = sent?;
         if self.identity().is_some() {
             upgrade::from_peer(&mut response);
         }
@@ -168,7 +170,8 @@ impl Endpoint {
         form::for_h1(request);
         let connects = *request.method() == Method::CONNECT;
         let sent = self.send_alone(request, &mut load).await;
-        let (mut response, held) = load.judge(sent)?;
+        load.judge(&sent);
+        let (mut response, held) = sent?;
         if connects && form::is_no_tunnel(&response) {
             *response.status_mut() = StatusCode::BAD_GATEWAY;
         }
