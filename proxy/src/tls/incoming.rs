@@ -14,13 +14,10 @@ use std::{
 use rustls::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{
-    RECORDS_MAX,
-    records::{self, HEAD, PLAIN_MAX, SEALED_MORE},
-};
+use super::records::{self, HEAD, PLAIN_MAX, SEALED_MORE};
 
-/// How much is read at once.
-const ROOM: usize = RECORDS_MAX * (PLAIN_MAX + SEALED_MORE);
+/// How much is read at once: two full records, which is what a relay takes at once, so that it leaves nothing behind.
+const ROOM: usize = 2 * (PLAIN_MAX + SEALED_MORE);
 
 thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };

@@ -2,7 +2,7 @@
 //!
 //! rustls makes the handshake, keeps the secrets, and seals and opens each record. What is read and written when, and
 //! where it waits until then, is ours: an idle connection holds no buffer, what comes is opened where it was read, and a
-//! system call carries two full ones, or many that are small.
+//! system call reads two full ones, or writes four.
 
 mod handshake;
 mod incoming;
@@ -31,8 +31,8 @@ use crate::net::stream::Stream;
 pub use handshake::Agreed;
 pub use handshake::{accept, connect};
 
-/// How many full records are read or written at once, and held while the other side takes nothing.
-const RECORDS_MAX: usize = 2;
+/// How many full records are written at once, and held while the other side takes nothing.
+const RECORDS_MAX: usize = 4;
 /// How many slices are taken at once.
 const SLICES_MAX: usize = 16;
 
@@ -113,16 +113,24 @@ impl<S: Stream> Tls<S> {
     /// Writes what is sealed.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing[0].is_empty() {
-            let [first, second] = &self.outgoing;
-            let records = [IoSlice::new(&first[self.written..]), IoSlice::new(second)];
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &records))?;
+            let (io, rest) = (Pin::new(&mut self.io), &self.outgoing[0][self.written..]);
+            // One is written for less than a list of one.
+            let written = if self.outgoing[1].is_empty() {
+                io.poll_write(cx, rest)
+            } else {
+                let mut records = self.outgoing.each_ref().map(|record| IoSlice::new(record));
+                records[0] = IoSlice::new(rest);
+                io.poll_write_vectored(cx, &records)
+            };
+            let written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written;
             while !self.outgoing[0].is_empty() && self.written >= self.outgoing[0].len() {
                 self.written -= self.outgoing[0].len();
-                self.outgoing[0] = std::mem::take(&mut self.outgoing[1]);
+                self.outgoing[0] = Vec::new();
+                self.outgoing.rotate_left(1);
             }
         }
         Poll::Ready(Ok(()))
@@ -144,8 +152,8 @@ impl<S: Stream> Tls<S> {
 
     /// Seals an alert behind everything else.
     fn alert(&mut self, what: AlertDescription) -> Result<(), Error> {
-        let [first, second] = &mut self.outgoing;
-        self.records.alert(what, if second.is_empty() { first } else { second })
+        let last = self.outgoing.iter().rposition(|record| !record.is_empty()).unwrap_or(0);
+        self.records.alert(what, &mut self.outgoing[last])
     }
 
     #[cfg(test)]

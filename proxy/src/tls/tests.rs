@@ -194,6 +194,19 @@ async fn an_idle_connection_holds_nothing() {
 }
 
 #[tokio::test]
+async fn the_end_follows_all_records_that_wait_to_be_written() {
+    let (mut near, mut far) = ours().await;
+    let Tls { records, outgoing, .. } = &mut near;
+    for (record, letter) in outgoing.iter_mut().zip(b"abcd") {
+        records.seal(OutboundChunks::Single(&[*letter]), record).expect("seal");
+    }
+    near.shutdown().await.expect("close_notify");
+    let mut came = String::new();
+    far.read_to_string(&mut came).await.expect("a clean end");
+    assert_eq!(came, "abcd");
+}
+
+#[tokio::test]
 async fn a_reader_that_waits_for_the_rest_of_a_record_holds_no_more_than_that() {
     let (mut near, mut far) = ours().await;
     near.records.seal(OutboundChunks::Single(&letters(1000)), &mut near.outgoing[0]).expect("seal");
