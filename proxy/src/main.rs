@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod body;
 mod carry;
+mod clock;
 mod config;
 mod control;
 mod discovery;

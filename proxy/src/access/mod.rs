@@ -22,6 +22,7 @@ use mesh::{
 
 use crate::{
     body::{Body, Follower, Passed},
+    clock,
     failure::Failure,
     http::respond::{self, Answer, Manner},
     metrics::{Direction, Exchange, Failed, Metrics, RequestLabels, Rule, Way, known_method},
@@ -73,24 +74,27 @@ impl Access {
         let span = proxy.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers())).map(Box::new);
         let recorded = span.as_ref().is_some_and(|span| span.is_recorded());
         let wanted = log.is_some() || recorded;
-        Box::new(Self {
-            metrics: Arc::clone(&proxy.metrics),
-            began: Instant::now(),
-            labels: RequestLabels {
-                direction,
-                exchange,
-                failed: Failed::No,
-                way: Way::default(),
-                overflow: false,
+        Box::write(
+            Box::new_uninit(),
+            Self {
+                metrics: Arc::clone(&proxy.metrics),
+                began: clock::now().into_std(),
+                labels: RequestLabels {
+                    direction,
+                    exchange,
+                    failed: Failed::No,
+                    way: Way::default(),
+                    overflow: false,
+                },
+                status: None,
+                reason: None,
+                whole: false,
+                log,
+                span,
+                details: wanted.then(|| Details::of(request, destination)),
+                room: proxy.room(direction),
             },
-            status: None,
-            reason: None,
-            whole: false,
-            log,
-            span,
-            details: wanted.then(|| Details::of(request, destination)),
-            room: proxy.room(direction),
-        })
+        )
     }
 
     /// Whether the proxy may carry one more request. Its room is given back when the response has ended.
@@ -202,7 +206,7 @@ impl Access {
             details.say(&self.labels, self.status, &mut attributes);
             let error = (self.labels.failed != Failed::No).then(|| error_type(&self.labels));
             let name = details.name(&self.labels);
-            span.end(Said { direction: self.labels.direction, name, attributes, error });
+            span.end(Said { direction: self.labels.direction, name, attributes, error }, took);
         }
     }
 
@@ -243,7 +247,7 @@ impl Drop for Access {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
         self.settle();
-        let now = Instant::now();
+        let now = clock::now().into_std();
         let took = now.saturating_duration_since(self.began);
         self.tell(took);
         self.metrics.request(&self.labels, took, now);

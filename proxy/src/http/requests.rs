@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
+use crate::clock;
+
 /// A connection's requests.
 pub struct Requests(Arc<Mutex<Instant>>);
 
@@ -23,7 +25,7 @@ impl Requests {
 
     /// One more.
     pub fn begin(&self) -> Running {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
         Running { _of: Arc::clone(&self.0) }
     }
 

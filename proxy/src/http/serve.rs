@@ -11,8 +11,9 @@ use tracing::debug;
 use super::{Error, HttpVersion, respond::Answer, serve_h1, serve_h2};
 use crate::{
     body::Body,
+    clock::in_turns,
     drain::{Draining, Stage},
-    net::{peek::Peeked, stream::Stream},
+    net::{batch::Batch, peek::Peeked, stream::Stream},
 };
 
 /// A request's head, decoded, at most.
@@ -94,10 +95,14 @@ pub async fn serve<S, F, Fut>(
     let ended = match version {
         // Boxed, or each would hold room for the other.
         HttpVersion::Http1 => {
-            Box::pin(serve_h1::serve(io, limits, draining, handle)).await.map_err(Error::from)
+            in_turns(Box::pin(serve_h1::serve(io, limits, draining, handle))).await.map_err(Error::from)
         }
         HttpVersion::Http2 => {
-            Box::pin(serve_h2::serve(io, limits, until, draining, handle)).await.map_err(Error::from)
+            let plain = io.is_plain();
+            let batch = Batch::new(io, plain);
+            in_turns(Box::pin(serve_h2::serve(batch, limits, until, draining, handle)))
+                .await
+                .map_err(Error::from)
         }
     };
     if let Err(error) = ended {
@@ -130,13 +135,18 @@ pub(super) fn last(mut answer: Response<Body>) -> Response<Body> {
 mod tests {
     use hyper::client::conn;
     use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::clock;
 
     /// Asks once; the client's connection ends because of the answer, and nothing else.
     async fn check_sent_elsewhere(version: HttpVersion) {
         let (client, server) = crate::net::relay::pair().await;
         let handle = async |_: Box<Request<Body>>| {
+            let (time, asked) = (clock::now(), Instant::now());
+            while Instant::now() == asked {}
+            assert_eq!(clock::now(), time, "this is one turn");
             let mut answer = Response::new(Body::empty());
             send_elsewhere(&mut answer);
             Ok(answer)

@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     body::{Body, Source},
+    clock,
     drain::{Draining, Stage},
     net::batch::Batch,
 };
@@ -57,7 +58,7 @@ const LATE: Duration = Duration::from_secs(1);
 
 /// Serves a connection's requests until it ends, drains, or `until` is over.
 pub(super) async fn serve<I, F, Fut>(
-    io: I,
+    batch: Batch<I>,
     limits: Limits,
     until: Option<Duration>,
     draining: Draining,
@@ -68,7 +69,6 @@ where
     F: Fn(Box<Request<Body>>) -> Fut,
     Fut: Future<Output = Answer>,
 {
-    let batch = Batch::new(io);
     let mut serving = pin!(async {
         let Ok(connection) = timeout(HANDSHAKE_TIMEOUT, begin(&batch, limits)).await else {
             debug!("a client did not begin with HTTP/2 in time");
@@ -224,7 +224,7 @@ where
             Ended::Answered => (),
             Ended::Elsewhere => self.leave(),
             Ended::Reset => {
-                let too_many = !self.limits.is_trusted() && !self.resets.take(Instant::now().into_std());
+                let too_many = !self.limits.is_trusted() && !self.resets.take(clock::now().into_std());
                 if too_many {
                     warn!("cut a caller off that resets its streams");
                     return Err(());
@@ -274,9 +274,10 @@ where
         } else {
             (Source::from(Received::after(&head.headers, stream)), None)
         };
-        let request = Box::new(Request::from_parts(head, Body::passing(source)));
+        // Each is made where it will be, instead of being moved there.
+        let request = Box::write(Box::new_uninit(), Request::from_parts(head, Body::passing(source)));
         // Boxed, so that its memory goes when the body of its answer begins.
-        let answer = Box::pin(handle(request));
+        let answer = Box::into_pin(Box::write(Box::new_uninit(), handle(request)));
         Some(Stream::Answering(Answering { answer, respond, withheld, switch, looked: false }))
     }
 }
@@ -434,7 +435,7 @@ mod tests {
         let (drain, draining) = drain::channel();
         let serving = tokio::spawn(async move {
             let _drain = drain;
-            serve(far, limits, None, draining, |_| pending::<Answer>()).await
+            serve(Batch::new(far, true), limits, None, draining, |_| pending::<Answer>()).await
         });
         let (sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
         (sender, connection, serving)
@@ -523,7 +524,7 @@ mod tests {
         let (_drain, draining) = drain::channel();
         let until = Some(Duration::from_secs(5));
         let handle = |_| async { Ok(Response::new(Body::empty())) };
-        let serving = tokio::spawn(serve(far, Limits::PEER, until, draining, handle));
+        let serving = tokio::spawn(serve(Batch::new(far, true), Limits::PEER, until, draining, handle));
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
         client.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
         // GET, http, / and an authority.
@@ -563,7 +564,7 @@ mod tests {
             assert_ne!(request.uri().path(), "/panics");
             Ok(Response::new(Body::empty()))
         };
-        tokio::spawn(serve(far, Limits::PEER, None, draining, handle));
+        tokio::spawn(serve(Batch::new(far, true), Limits::PEER, None, draining, handle));
         let (mut sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
         tokio::spawn(connection);
         let mut ask = |path: &str| {

@@ -1,16 +1,20 @@
-//! Writes of one turn of the event loop, made at its end as one.
+//! Reads and writes of one turn of the event loop: few, and large.
 //!
 //! h2 writes each frame of data by itself and flushes after it. For small bodies that is a system call, a TLS record and a
 //! segment for each response; a connection that carries a hundred of them at a time needs a few. So what is written goes
 //! into a buffer, a flush says yes, and whoever polls the connection writes the buffer when it has nothing more to say.
 //!
-//! The buffer is the thread's: a connection holds it from its first write to the end of its turn, and keeps it only while
-//! its reader is slow.
+//! And it reads into what is left of a buffer of 8 KiB, seven small responses at a time. So what a socket has is read at once,
+//! and handed on as it is asked for. Mesh TLS sees to that itself.
+//!
+//! Both buffers are the thread's. A connection holds one from its first write to the end of its turn, and keeps it only while
+//! its reader is slow; the other while what was read is handed on, and keeps what it has not taken by the end of its turn.
 
 use std::{
     cell::Cell,
     future::Future,
     io::{self, IoSlice},
+    ops::Range,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -18,22 +22,32 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::turn::{self, TURN};
+
 /// What is gathered at most: four full TLS records.
 const GATHERED_MAX: usize = 64 * 1024;
-/// What is not gathered: it fills records of its own.
+/// What is not gathered: it fills records of its own. Nor is what is read into as much handed on.
 const LARGE: usize = 16 * 1024;
+/// How much is read at once.
+const AHEAD: usize = 32 * 1024;
 
 thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SPARE_AHEAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A connection whose writes wait for the end of the turn. Its clones are the same connection.
+/// A connection whose writes wait for the end of the turn, and which is read as seldom. Its clones are the same connection.
 #[derive(Debug)]
 pub struct Batch<S>(Arc<Mutex<Gathered<S>>>);
 
 #[derive(Debug)]
 struct Gathered<S> {
     stream: S,
+    /// What was read and not handed on yet; none if nothing is read ahead.
+    ahead: Option<Ahead>,
+    /// How much has been given in this turn.
+    given: usize,
+    /// What was gathered.
     bytes: Vec<u8>,
     /// How many of them are written.
     written: usize,
@@ -52,10 +66,12 @@ impl<S> Clone for Batch<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
-    /// Gathers what is written to `stream`.
-    pub fn new(stream: S) -> Self {
+    /// Gathers what is written to `stream`, and reads ahead if that saves system calls: `plain` if it is a socket.
+    pub fn new(stream: S, plain: bool) -> Self {
         Self(Arc::new(Mutex::new(Gathered {
             stream,
+            ahead: plain.then(Ahead::default),
+            given: 0,
             bytes: Vec::new(),
             written: 0,
             unflushed: false,
@@ -73,6 +89,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
     pub fn poll<F: Future>(&self, connection: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let polled = connection.poll(cx);
         let mut gathered = self.gathered();
+        gathered.given = 0;
+        if let Some(ahead) = &mut gathered.ahead {
+            ahead.keep();
+        }
         if let Poll::Ready(Err(error)) = gathered.poll_all(cx) {
             gathered.broken = Some(error.kind());
             // It learns of it by its next write.
@@ -130,11 +150,83 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     }
 }
 
+/// What was read and not handed on yet.
+#[derive(Debug, Default)]
+struct Ahead {
+    bytes: Vec<u8>,
+    rest: Range<usize>,
+}
+
+impl Ahead {
+    /// Hands on what there is, or reads.
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            if buf.remaining() >= LARGE {
+                return Pin::new(stream).poll_read(cx, buf);
+            }
+            ready!(self.poll_fill(stream, cx))?;
+        }
+        let rest = self.bytes.get(self.rest.clone()).unwrap_or_default();
+        let count = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..count]);
+        self.rest.start += count;
+        if self.rest.is_empty() {
+            self.give_back();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.bytes = SPARE_AHEAD.take();
+        self.bytes.resize(AHEAD, 0);
+        let mut room = ReadBuf::new(&mut self.bytes);
+        let filled = Pin::new(stream).poll_read(cx, &mut room);
+        self.rest = 0..room.filled().len();
+        if self.rest.is_empty() {
+            self.give_back();
+        }
+        filled
+    }
+
+    /// At the end of a turn: what is left, alone.
+    fn keep(&mut self) {
+        if self.bytes.len() == AHEAD {
+            let rest = self.bytes[self.rest.clone()].to_vec();
+            self.give_back();
+            (self.rest, self.bytes) = (0..rest.len(), rest);
+        }
+    }
+
+    fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() == AHEAD {
+            SPARE_AHEAD.set(bytes);
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batch<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (mut gathered, before) = (self.gathered(), buf.filled().len());
-        let read = Pin::new(&mut gathered.stream).poll_read(cx, buf);
-        gathered.heard |= buf.filled().len() > before;
+        let (gathered, before) = (&mut *self.gathered(), buf.filled().len());
+        if gathered.given >= TURN {
+            return turn::end(cx);
+        }
+        let read = match &mut gathered.ahead {
+            Some(ahead) => ahead.poll_read(&mut gathered.stream, cx, buf),
+            None => Pin::new(&mut gathered.stream).poll_read(cx, buf),
+        };
+        let given = buf.filled().len() - before;
+        gathered.given += given;
+        gathered.heard |= given > 0;
         read
     }
 }
@@ -192,14 +284,24 @@ mod tests {
         future::poll_fn,
         pin::pin,
         sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        time::Duration,
     };
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, join, repeat, sink},
+        time::timeout,
+    };
 
     use super::*;
 
-    /// Counts the writes that reach a stream.
-    struct Counted(DuplexStream, Arc<AtomicUsize>);
+    /// Counts the reads that bring something, and the writes that reach a stream.
+    struct Counted(DuplexStream, Arc<Counts>);
+
+    #[derive(Default)]
+    struct Counts {
+        reads: AtomicUsize,
+        writes: AtomicUsize,
+    }
 
     impl AsyncRead for Counted {
         fn poll_read(
@@ -207,13 +309,15 @@ mod tests {
             cx: &mut Context<'_>,
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(cx, buf)
+            let read = Pin::new(&mut self.0).poll_read(cx, buf);
+            self.1.reads.fetch_add(usize::from(!buf.filled().is_empty()), Relaxed);
+            read
         }
     }
 
     impl AsyncWrite for Counted {
         fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            self.1.fetch_add(1, Relaxed);
+            self.1.writes.fetch_add(1, Relaxed);
             Pin::new(&mut self.0).poll_write(cx, buf)
         }
 
@@ -226,11 +330,84 @@ mod tests {
         }
     }
 
+    /// Bytes that tell their place.
+    fn numbered(count: u32) -> Vec<u8> {
+        (0..count).map(|at| at.to_le_bytes()[0]).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_socket_has_is_read_at_once_and_in_its_order() {
+        let (near, mut far) = duplex(1 << 20);
+        let sent = numbered(20_000);
+        far.write_all(&sent).await.expect("writes");
+        drop(far);
+        let counts = Arc::default();
+        let batch = Batch::new(Counted(near, Arc::clone(&counts)), true);
+        let mut reader = batch.clone();
+        let mut connection = pin!(async move {
+            let mut arrived = Vec::new();
+            let mut part = [0; 1033];
+            loop {
+                match reader.read(&mut part).await? {
+                    0 => return io::Result::Ok(arrived),
+                    count => arrived.extend_from_slice(&part[..count]),
+                }
+            }
+        });
+        let arrived = poll_fn(|cx| batch.poll(connection.as_mut(), cx)).await.expect("reads");
+        assert_eq!(counts.reads.load(Relaxed), 1);
+        assert!(arrived == sent);
+    }
+
+    #[tokio::test]
+    async fn what_a_turn_has_not_taken_is_kept_alone_and_comes_first_in_the_next() {
+        let (near, mut far) = duplex(1 << 20);
+        let sent = numbered(5000);
+        far.write_all(&sent).await.expect("writes");
+        let batch = Batch::new(near, true);
+        let kept = || batch.gathered().ahead.as_ref().map_or(0, |ahead| ahead.bytes.capacity());
+        let read = async |count| {
+            let mut reader = batch.clone();
+            let mut part = vec![0; count];
+            let mut turn = pin!(async { reader.read_exact(&mut part).await });
+            poll_fn(|cx| batch.poll(turn.as_mut(), cx)).await.expect("reads");
+            part
+        };
+        assert!(read(10).await == sent[..10]);
+        assert_eq!(kept(), 4990);
+        assert!(read(4990).await == sent[10..]);
+        assert_eq!(kept(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_always_has_more_leaves_others_their_turn_and_has_its_next() {
+        for plain in [true, false] {
+            let batch = Batch::new(join(repeat(7), sink()), plain);
+            let mut reader = batch.clone();
+            let read = Cell::new(0);
+            let mut connection = pin!(async {
+                let mut part = [0; 8192];
+                while read.get() < 3 * TURN {
+                    read.set(read.get() + reader.read(&mut part).await?);
+                }
+                io::Result::Ok(())
+            });
+            let mut turns = Vec::new();
+            let all = poll_fn(|cx| {
+                let polled = batch.poll(connection.as_mut(), cx);
+                turns.push(read.get());
+                polled
+            });
+            timeout(Duration::from_secs(10), all).await.expect("it is woken").expect("reads");
+            assert_eq!(turns, [TURN, 2 * TURN, 3 * TURN]);
+        }
+    }
+
     #[tokio::test]
     async fn the_writes_of_a_turn_are_one() {
         let (near, mut far) = duplex(1 << 20);
-        let writes = Arc::default();
-        let batch = Batch::new(Counted(near, Arc::clone(&writes)));
+        let counts = Arc::default();
+        let batch = Batch::new(Counted(near, Arc::clone(&counts)), true);
         let mut writer = batch.clone();
         let mut connection = pin!(async move {
             for _ in 0..20 {
@@ -240,7 +417,7 @@ mod tests {
             io::Result::Ok(writer)
         });
         let writer = poll_fn(|cx| batch.poll(connection.as_mut(), cx)).await.expect("writes");
-        assert_eq!(writes.load(Relaxed), 1);
+        assert_eq!(counts.writes.load(Relaxed), 1);
         drop((batch, writer));
         let mut arrived = Vec::new();
         far.read_to_end(&mut arrived).await.expect("reads");
@@ -250,9 +427,9 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_stops_the_writer_and_loses_nothing() {
         let (near, mut far) = duplex(1000);
-        let batch = Batch::new(near);
+        let batch = Batch::new(near, true);
         let mut writer = batch.clone();
-        let sent: Vec<u8> = (0..300_000u32).map(|at| at.to_le_bytes()[0]).collect();
+        let sent = numbered(300_000);
         let bytes = sent.clone();
         let writing = tokio::spawn(async move {
             let mut connection = pin!(async move {
@@ -275,7 +452,7 @@ mod tests {
     async fn a_writer_learns_that_nobody_reads_any_more() {
         let (near, far) = duplex(1000);
         drop(far);
-        let batch = Batch::new(near);
+        let batch = Batch::new(near, true);
         let mut writer = batch.clone();
         let mut connection = pin!(async move {
             loop {

@@ -6,3 +6,4 @@ pub mod peek;
 pub mod relay;
 pub mod socket;
 pub mod stream;
+pub mod turn;

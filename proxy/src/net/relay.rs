@@ -18,13 +18,14 @@ use std::{
 use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{socket::reset_on_close, stream::Stream};
+use super::{
+    socket::reset_on_close,
+    stream::Stream,
+    turn::{self, TURN},
+};
 
 /// Two full TLS records, with the head of a tunnel's frame.
 const BUFFER: usize = 2 * 16 * 1024 - 2;
-/// How many buffers a relay carries each way before it is others' turn: a quarter of a mebibyte, well under a
-/// millisecond's work.
-const TURN: usize = 8;
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
@@ -127,7 +128,7 @@ impl Way {
         to: &mut W,
         mut count: impl FnMut(u64),
     ) -> Poll<io::Result<()>> {
-        for _ in 0..TURN {
+        for _ in 0..TURN / BUFFER {
             ready!(self.poll_rest(cx, to, &mut count))?;
             if self.ended {
                 return self.poll_shutdown(cx, to);
@@ -137,8 +138,7 @@ impl Way {
                 return Poll::Pending;
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        turn::end(cx)
     }
 
     /// Writes what was left over.

@@ -12,7 +12,8 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// The TCP socket below.
     fn socket(&self) -> &TcpStream;
 
-    /// Whether its bytes are the socket's: whether there is something to read can then be known without reading.
+    /// Whether its bytes are the socket's: whether there is something to read can then be known without reading, and each read
+    /// is a system call.
     fn is_plain(&self) -> bool {
         false
     }

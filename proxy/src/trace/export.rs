@@ -248,7 +248,7 @@ mod tests {
         let tracer = Tracer::start(&config(&endpoint), &dropped).expect("endpoint").expect("a tracer");
         let span = tracer.begin(&hyper::HeaderMap::new()).expect("every trace is recorded");
         let trace = span.context.trace.to_be_bytes();
-        span.end(said());
+        span.end(said(), Duration::from_millis(3));
         tracer.flush().await;
         let came = came.lock().expect("lock");
         let holds = |part: &[u8]| came.windows(part.len()).any(|window| window == part);
@@ -270,7 +270,7 @@ mod tests {
         let tracer = Tracer::start(&config(&endpoint), &dropped).expect("endpoint").expect("a tracer");
         let more = 10;
         for _ in 0..QUEUE + more {
-            tracer.begin(&hyper::HeaderMap::new()).expect("recorded").end(said());
+            tracer.begin(&hyper::HeaderMap::new()).expect("recorded").end(said(), Duration::ZERO);
         }
         assert_eq!(dropped.get(), more as u64, "beyond the queue");
     }

@@ -7,7 +7,10 @@
 mod context;
 mod export;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hyper::HeaderMap;
 use opentelemetry::{
@@ -90,8 +93,8 @@ impl Span {
         self.context.is_sampled()
     }
 
-    /// Ends now.
-    pub fn end(self, said: Said) {
+    /// Ends, so long after it began.
+    pub fn end(self, said: Said, took: Duration) {
         let kind = match said.direction {
             Direction::Outbound => SpanKind::Client,
             Direction::Inbound => SpanKind::Server,
@@ -110,7 +113,7 @@ impl Span {
             span_kind: kind,
             name: said.name.into(),
             start_time: self.began,
-            end_time: SystemTime::now(),
+            end_time: self.began + took,
             attributes: said.attributes,
             dropped_attributes_count: 0,
             events: SpanEvents::default(),

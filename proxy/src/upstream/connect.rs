@@ -168,6 +168,10 @@ impl Stream for Upstream {
         }
     }
 
+    fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
     fn certificates_end(&self) -> Option<SystemTime> {
         match self {
             Self::Plain(_) => None,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{h1_pool, h2_pool, load::Load, tunnel_pool};
-use crate::{identity::CurrentCredentials, metrics::Metrics};
+use crate::{clock, identity::CurrentCredentials, metrics::Metrics};
 
 /// How an endpoint is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,10 +50,11 @@ pub struct Endpoint {
     pub(super) tunnels: tunnel_pool::Pool,
 }
 
-/// The time by the clock of balancers and pools. What happens at once is given it, instead of asking again.
+/// The time by the clock of balancers and pools.
 pub fn now() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed()
+    let start = *START;
+    clock::now().saturating_duration_since(start)
 }
 
 impl Endpoint {

@@ -14,7 +14,7 @@ use std::{
 
 use h2::client::{Builder, Connection as H2, SendRequest};
 use hyper::body::Bytes;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tracing::debug;
 
 use super::{Endpoint, Upstream, endpoint::now};
@@ -25,7 +25,7 @@ use crate::{
         heartbeat::{Beat, Heartbeat},
     },
     identity::Inside,
-    net::batch::Batch,
+    net::{batch::Batch, stream::Stream as _},
 };
 
 /// Below a peer's bound of 256 streams, or the server's own: past it another connection is opened, so that no request
@@ -54,7 +54,8 @@ struct Open {
 
 /// The last attempt to dial, if it failed.
 struct Failed {
-    at: Duration,
+    /// By the real clock, which does not stand still within a turn: it tells who had waited for it.
+    at: Instant,
     reason: &'static str,
     why: String,
 }
@@ -100,7 +101,7 @@ impl Pool {
     }
 
     async fn new_lease(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
-        let arrived = now();
+        let arrived = Instant::now();
         let mut last = self.dialling.lock().await;
         if let Some(lease) = self.open_lease(generation, now()) {
             return Ok(lease);
@@ -110,14 +111,15 @@ impl Pool {
             return Err(ConnectError::Shared { reason: failed.reason, why: failed.why.clone() });
         }
         self.dial(endpoint, generation).await.inspect_err(|error| {
-            *last = Some(Failed { at: now(), reason: error.reason(), why: chain(error) });
+            *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(error) });
         })
     }
 
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
         let until = stream.usable().map(|time| now() + time);
-        let batch = Batch::new(stream);
+        let plain = stream.is_plain();
+        let batch = Batch::new(stream, plain);
         // One at least: a server that takes none for now may take one later.
         let expected = self.open().bound.max(1);
         let (sender, connection) = Builder::new()
