@@ -22,7 +22,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::turn::{self, TURN};
+use super::{
+    stream::Stream,
+    turn::{self, TURN},
+};
 
 /// What is gathered at most: four full TLS records.
 const GATHERED_MAX: usize = 64 * 1024;
@@ -65,9 +68,17 @@ impl<S> Clone for Batch<S> {
     }
 }
 
+impl<S: Stream> Batch<S> {
+    /// Gathers what is written to `stream`, and reads ahead if that saves system calls.
+    pub fn of(stream: S) -> Self {
+        let plain = stream.is_plain();
+        Self::new(stream, plain)
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
-    /// Gathers what is written to `stream`, and reads ahead if that saves system calls: `plain` if it is a socket.
-    pub fn new(stream: S, plain: bool) -> Self {
+    /// `plain` if each read of `stream` is a system call.
+    pub(crate) fn new(stream: S, plain: bool) -> Self {
         Self(Arc::new(Mutex::new(Gathered {
             stream,
             ahead: plain.then(Ahead::default),

@@ -141,16 +141,16 @@ impl<S: Stream> AsyncRead for Peeked<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead().is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
         let n = self.ahead().len().min(buf.remaining());
         buf.put_slice(&self.ahead()[..n]);
         self.taken += n;
         if self.taken == self.ahead.len() {
-            // The memory goes back at once: an idle connection holds no buffer.
+            // The memory goes back at once, even that of a read that brought nothing: an idle connection holds no buffer.
             self.ahead = Vec::new();
             self.taken = 0;
+        }
+        if n == 0 {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         Poll::Ready(Ok(()))
     }

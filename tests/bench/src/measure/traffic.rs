@@ -90,8 +90,7 @@ impl Source {
     }
 }
 
-/// What a peer offers. Envoy's HTTP/2 does not speak first, so that nothing would show that it took the certificate;
-/// with HTTP/1.1 it answers the client's end.
+/// What a peer offers: what each subject's sidecars speak with one another.
 fn alpn(subject: Subject) -> &'static str {
     match subject {
         Subject::Heddle => std::str::from_utf8(mesh::contract::ALPN_H2).unwrap_or_default(),
