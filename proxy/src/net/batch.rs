@@ -8,7 +8,8 @@
 //! and handed on as it is asked for. Mesh TLS sees to that itself.
 //!
 //! Both buffers are the thread's. A connection holds one from its first write to the end of its turn, and keeps it only while
-//! its reader is slow; the other while what was read is handed on, and keeps what it has not taken by the end of its turn.
+//! its reader is slow; the other while what was read is handed on, and what it has not taken by the end of its turn is kept
+//! alone.
 
 use std::{
     cell::Cell,
@@ -23,6 +24,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    spare::Buffer,
     stream::Stream,
     turn::{self, TURN},
 };
@@ -36,7 +38,6 @@ const AHEAD: usize = 32 * 1024;
 
 thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static SPARE_AHEAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A connection whose writes wait for the end of the turn, and which is read as seldom. Its clones are the same connection.
@@ -164,7 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
 /// What was read and not handed on yet.
 #[derive(Debug, Default)]
 struct Ahead {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     rest: Range<usize>,
 }
 
@@ -187,7 +188,7 @@ impl Ahead {
         buf.put_slice(&rest[..count]);
         self.rest.start += count;
         if self.rest.is_empty() {
-            self.give_back();
+            *self = Self::default();
         }
         Poll::Ready(Ok(()))
     }
@@ -197,30 +198,19 @@ impl Ahead {
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        self.bytes = SPARE_AHEAD.take();
-        self.bytes.resize(AHEAD, 0);
-        let mut room = ReadBuf::new(&mut self.bytes);
-        let filled = Pin::new(stream).poll_read(cx, &mut room);
-        self.rest = 0..room.filled().len();
-        if self.rest.is_empty() {
-            self.give_back();
-        }
-        filled
+        let mut bytes = Buffer::borrow();
+        let mut room = ReadBuf::new(&mut bytes[..AHEAD]);
+        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+        let rest = 0..room.filled().len();
+        *self = Self { bytes, rest };
+        Poll::Ready(Ok(()))
     }
 
     /// At the end of a turn: what is left, alone.
     fn keep(&mut self) {
-        if self.bytes.len() == AHEAD {
-            let rest = self.bytes[self.rest.clone()].to_vec();
-            self.give_back();
-            (self.rest, self.bytes) = (0..rest.len(), rest);
-        }
-    }
-
-    fn give_back(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        if bytes.len() == AHEAD {
-            SPARE_AHEAD.set(bytes);
+        if self.bytes.is_borrowed() {
+            self.bytes.keep(self.rest.clone());
+            self.rest = 0..self.bytes.len();
         }
     }
 }
@@ -376,7 +366,7 @@ mod tests {
         let sent = numbered(5000);
         far.write_all(&sent).await.expect("writes");
         let batch = Batch::new(near, true);
-        let kept = || batch.gathered().ahead.as_ref().map_or(0, |ahead| ahead.bytes.capacity());
+        let kept = || batch.gathered().ahead.as_ref().map_or(0, |ahead| ahead.bytes.held());
         let read = async |count| {
             let mut reader = batch.clone();
             let mut part = vec![0; count];

@@ -5,5 +5,6 @@ pub mod listen;
 pub mod peek;
 pub mod relay;
 pub mod socket;
+pub mod spare;
 pub mod stream;
 pub mod turn;

@@ -1,10 +1,6 @@
 //! What was read and not handed on yet.
-//!
-//! Connections read into a buffer of the thread. One that has handed everything on gives it back, so that an idle one
-//! holds nothing; one that waits for the rest of a record keeps that part alone.
 
 use std::{
-    cell::Cell,
     io,
     ops::Range,
     pin::Pin,
@@ -15,18 +11,14 @@ use rustls::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::records::{self, HEAD, PLAIN_MAX, SEALED_MORE};
+use crate::net::spare::{self, Buffer};
 
-/// How much is read at once: two full records, which is what a relay takes at once, so that it leaves nothing behind.
-const ROOM: usize = 2 * (PLAIN_MAX + SEALED_MORE);
-
-thread_local! {
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+const _: () = assert!(spare::SIZE == 2 * (PLAIN_MAX + SEALED_MORE), "whole records are read");
 
 /// Bytes from the peer: first those that are opened, then those that are still sealed.
 #[derive(Default)]
 pub struct Incoming {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     plain: Range<usize>,
     sealed: Range<usize>,
 }
@@ -34,7 +26,7 @@ pub struct Incoming {
 impl Incoming {
     /// What came with the end of a handshake.
     pub fn new(sealed: &[u8]) -> Self {
-        Self { bytes: sealed.to_vec(), plain: 0..0, sealed: 0..sealed.len() }
+        Self { bytes: Buffer::holding(sealed), plain: 0..0, sealed: 0..sealed.len() }
     }
 
     /// The data that can be handed on.
@@ -69,7 +61,7 @@ impl Incoming {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        give_back(std::mem::take(self).bytes);
+        *self = Self::default();
     }
 
     /// Reads more, and says how much; there must be nothing to hand on.
@@ -80,11 +72,10 @@ impl Incoming {
     ) -> Poll<io::Result<usize>> {
         let Self { mut bytes, sealed, .. } = std::mem::take(self);
         let part = sealed.len();
-        if bytes.len() == ROOM {
+        if bytes.is_borrowed() {
             bytes.copy_within(sealed, 0);
         } else {
-            let mut room = SPARE.take();
-            room.resize(ROOM, 0);
+            let mut room = Buffer::borrow();
             room[..part].copy_from_slice(&bytes[sealed]);
             bytes = room;
         }
@@ -92,23 +83,15 @@ impl Incoming {
         let polled = Pin::new(io).poll_read(cx, &mut buf);
         let read = buf.filled().len();
         let filled = part + read;
-        if polled.is_ready() && filled > 0 {
-            *self = Self { bytes, plain: 0..0, sealed: 0..filled };
-        } else {
-            *self = Self { bytes: bytes[..part].to_vec(), plain: 0..0, sealed: 0..part };
-            give_back(bytes);
+        if polled.is_pending() || filled == 0 {
+            bytes.keep(0..filled);
         }
+        *self = Self { bytes, plain: 0..0, sealed: 0..filled };
         polled.map_ok(|()| read)
     }
 
     #[cfg(test)]
     pub fn held(&self) -> usize {
-        self.bytes.capacity()
-    }
-}
-
-fn give_back(bytes: Vec<u8>) {
-    if bytes.len() == ROOM {
-        SPARE.set(bytes);
+        self.bytes.held()
     }
 }
