@@ -61,6 +61,10 @@ const P256: &[u8] = &[
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
 ];
 
+/// The most certificates that a peer may send: its own, and those of authorities between that and a root.
+const CHAIN_MAX: usize = 5;
+/// The most bytes that they may have together.
+const CHAIN_BYTES_MAX: usize = 16 * 1024;
 /// The most leaves that are known at a time, about two kilobytes each; past it they are learned anew.
 const KNOWN_MAX: usize = 1024;
 
@@ -88,6 +92,9 @@ pub enum Refused {
     /// Not exactly one URI name.
     #[error("the certificate has {0} URI names, an identity is exactly one")]
     UriNames(usize),
+    /// More certificates, or larger ones, than a mesh needs.
+    #[error("the peer sends {0} certificates of {1} bytes; the most is {CHAIN_MAX} of {CHAIN_BYTES_MAX}")]
+    Chain(usize, usize),
     /// The URI is not a canonical identity.
     #[error("the certificate's name is no identity")]
     Identity(#[from] mesh::identity::IdentityError),
@@ -129,6 +136,10 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        check_size(leaf, intermediates).map_err(|why| {
+            warn!(%why, "refused a peer's certificate");
+            refused(why)
+        })?;
         // With intermediates there are more times to look at than the leaf's.
         let alone = intermediates.is_empty();
         if alone && self.known.get(leaf).is_some_and(|known| known.proven.is_in_time(now)) {
@@ -204,6 +215,15 @@ pub(super) fn identity_of(leaf: &EndEntityCert<'_>) -> Result<Identity, Refused>
 
 fn chain_error(error: webpki::Error) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+/// Refuses what nobody needs before it is looked at: a connection keeps the certificates of its peer, and of one byte each
+/// thousands would fit into a handshake.
+fn check_size(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Refused> {
+    let bytes = intermediates.iter().fold(leaf.len(), |bytes, intermediate| bytes + intermediate.len());
+    let certificates = 1 + intermediates.len();
+    let fits = certificates <= CHAIN_MAX && bytes <= CHAIN_BYTES_MAX;
+    if fits { Ok(()) } else { Err(Refused::Chain(certificates, bytes)) }
 }
 
 fn refused(why: Refused) -> Error {

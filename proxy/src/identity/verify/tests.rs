@@ -90,6 +90,22 @@ fn a_certificate_for_clients_only_is_no_server() {
 }
 
 #[test]
+fn a_chain_has_few_certificates_and_few_bytes() {
+    let ca = authority();
+    let (leaf, verifier) = (ca.leaf(&[WEB], |_| ()), ca.verifier(WEB));
+    let check = |intermediates: &[Vec<u8>]| {
+        let intermediates: Vec<_> = intermediates.iter().cloned().map(CertificateDer::from).collect();
+        verifier.check(&leaf, &intermediates, UnixTime::now()).map_err(|error| format!("{error:?}"))
+    };
+    let room = CHAIN_BYTES_MAX - leaf.len();
+    check(&vec![vec![0]; CHAIN_MAX - 1]).expect("nobody looks at what is not needed");
+    check(&[vec![0; room]]).expect("as many as may be");
+    check(&[vec![0; room + 1]]).expect_err("too many bytes");
+    let error = check(&vec![vec![0]; CHAIN_MAX]).expect_err("too many certificates");
+    assert!(error.contains("Chain(6"), "{error}");
+}
+
+#[test]
 fn a_ca_is_no_peer() {
     let ca = authority();
     let leaf = ca.leaf(&[WEB], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
