@@ -141,16 +141,18 @@ impl<S: Stream> AsyncRead for Peeked<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ahead().is_empty() {
+            // Even a read that brought nothing has made room.
+            (self.ahead, self.taken) = (Vec::new(), 0);
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
         let n = self.ahead().len().min(buf.remaining());
         buf.put_slice(&self.ahead()[..n]);
         self.taken += n;
         if self.taken == self.ahead.len() {
-            // The memory goes back at once, even that of a read that brought nothing: an idle connection holds no buffer.
+            // The memory goes back at once: an idle connection holds no buffer.
             self.ahead = Vec::new();
             self.taken = 0;
-        }
-        if n == 0 {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         Poll::Ready(Ok(()))
     }
@@ -179,5 +181,36 @@ impl<S: Stream> AsyncWrite for Peeked<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::net::relay::pair;
+
+    #[tokio::test]
+    async fn an_idle_connection_holds_no_buffer_whether_something_came_or_not() {
+        let (mut near, far) = pair().await;
+        let mut far = Peeked::new(far);
+        for came in [&b""[..], b"hello"] {
+            near.write_all(came).await.expect("write");
+            let _ = timeout(Duration::from_millis(1), far.read_more()).await;
+            assert!(far.ahead() == came && far.ahead.capacity() > 0);
+            let mut read = vec![0; came.len()];
+            far.read_exact(&mut read).await.expect("read");
+            assert_eq!(read, came);
+            poll_fn(|cx| {
+                let waits = Pin::new(&mut far).poll_read(cx, &mut ReadBuf::new(&mut [0]));
+                assert!(waits.is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            assert_eq!(far.ahead.capacity(), 0);
+        }
     }
 }
