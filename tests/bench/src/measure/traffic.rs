@@ -90,7 +90,7 @@ impl Source {
     }
 }
 
-/// What a peer offers: what each subject's sidecars speak with one another.
+/// What a peer offers: a protocol that the subject's inbound sidecar serves. Nothing is said in it.
 fn alpn(subject: Subject) -> &'static str {
     match subject {
         Subject::Heddle => std::str::from_utf8(mesh::contract::ALPN_H2).unwrap_or_default(),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{Resumption, WantsClientCert, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -32,18 +32,29 @@ pub struct Options {
 impl Options {
     /// The same for every connection.
     pub fn config(&self) -> Result<ClientConfig> {
+        let config = self.builder()?.with_client_auth_cert(self.chain()?, self.private_key()?);
+        Ok(self.finish(config.context("certificate and key do not fit")?))
+    }
+
+    /// A client's that has no certificate.
+    pub fn stranger(&self) -> Result<ClientConfig> {
+        Ok(self.finish(self.builder()?.with_no_client_auth()))
+    }
+
+    fn builder(&self) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
         let provider = provider();
         let verifier =
             AnyName { roots: self.roots()?, algorithms: provider.signature_verification_algorithms };
-        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        Ok(ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(self.chain()?, self.private_key()?)
-            .context("certificate and key do not fit")?;
+            .with_custom_certificate_verifier(Arc::new(verifier)))
+    }
+
+    fn finish(&self, mut config: ClientConfig) -> ClientConfig {
         config.resumption = Resumption::disabled();
         config.alpn_protocols = self.alpn.iter().map(|name| name.clone().into_bytes()).collect();
-        Ok(config)
+        config
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {
