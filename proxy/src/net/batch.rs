@@ -198,7 +198,7 @@ impl Ahead {
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut bytes = Buffer::borrow();
+        let mut bytes = Buffer::lend();
         let mut room = ReadBuf::new(&mut bytes[..AHEAD]);
         ready!(Pin::new(stream).poll_read(cx, &mut room))?;
         let rest = 0..room.filled().len();
@@ -208,7 +208,7 @@ impl Ahead {
 
     /// At the end of a turn: what is left, alone.
     fn keep(&mut self) {
-        if self.bytes.is_borrowed() {
+        if self.bytes.is_lent() {
             self.bytes.keep(self.rest.clone());
             self.rest = 0..self.bytes.len();
         }

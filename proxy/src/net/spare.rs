@@ -1,7 +1,7 @@
 //! A buffer that the connections of a thread read into, one after another.
 //!
-//! What a read brings is nearly always handed on in the same turn, and then the buffer goes back. What is not is kept alone, in
-//! memory of its own size: an idle connection holds no buffer, and one that waits for more holds no more than it has.
+//! What a read brings is nearly always handed on in the same turn, and then the buffer goes back: an idle connection holds none.
+//! Who still has something may keep that alone, in memory of its own size.
 
 use std::{
     cell::Cell,
@@ -23,7 +23,7 @@ pub struct Buffer(Vec<u8>);
 
 impl Buffer {
     /// The thread's, or a new one while another connection has it. Its bytes are anything.
-    pub fn borrow() -> Self {
+    pub fn lend() -> Self {
         let mut bytes = SPARE.take();
         bytes.resize(SIZE, 0);
         Self(bytes)
@@ -34,8 +34,8 @@ impl Buffer {
         Self(bytes.to_vec())
     }
 
-    /// Whether it is as large as the thread's, which others wait for.
-    pub fn is_borrowed(&self) -> bool {
+    /// Whether it is the thread's (or as large).
+    pub fn is_lent(&self) -> bool {
         self.0.len() == SIZE
     }
 
@@ -53,7 +53,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.is_borrowed() {
+        if self.is_lent() {
             // At the thread's end there is nobody who could use it.
             let _ = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.0)));
         }
@@ -86,21 +86,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_goes_back_with_what_it_was_kept_for_or_its_end() {
-        let mut buffer = Buffer::borrow();
-        let place = buffer.as_ptr();
+    fn a_buffer_goes_back_when_it_is_kept_alone_and_at_its_end() {
+        let mut buffer = Buffer::lend();
         buffer[7..12].copy_from_slice(b"hello");
         buffer.keep(7..12);
         assert_eq!((&*buffer, buffer.held()), (&b"hello"[..], 5));
-        let again = Buffer::borrow();
-        assert_eq!(again.as_ptr(), place);
+        let mut again = Buffer::lend();
+        // A new one would be empty.
+        assert_eq!(again[7..12], *b"hello");
+        again[7..12].copy_from_slice(b"again");
         drop(again);
-        assert_eq!(Buffer::borrow().as_ptr(), place);
+        drop(buffer);
+        assert_eq!(Buffer::lend()[7..12], *b"again");
     }
 
     #[test]
-    fn two_at_once_are_two() {
-        let (one, other) = (Buffer::borrow(), Buffer::borrow());
-        assert_ne!(one.as_ptr(), other.as_ptr());
+    fn two_at_once_are_two_and_one_of_them_is_lent_again() {
+        let (mut one, mut other) = (Buffer::lend(), Buffer::lend());
+        one[0] = 1;
+        other[0] = 2;
+        assert_eq!((one[0], other[0]), (1, 2));
+        drop(one);
+        drop(other);
+        assert_eq!(Buffer::lend()[0], 2);
     }
 }

@@ -72,10 +72,10 @@ impl Incoming {
     ) -> Poll<io::Result<usize>> {
         let Self { mut bytes, sealed, .. } = std::mem::take(self);
         let part = sealed.len();
-        if bytes.is_borrowed() {
+        if bytes.is_lent() {
             bytes.copy_within(sealed, 0);
         } else {
-            let mut room = Buffer::borrow();
+            let mut room = Buffer::lend();
             room[..part].copy_from_slice(&bytes[sealed]);
             bytes = room;
         }
