@@ -19,6 +19,7 @@ use rustls::{AlertDescription, Error, crypto::cipher::OutboundChunks};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::coop::poll_proceed,
 };
 
 use self::{
@@ -35,12 +36,16 @@ pub use handshake::{accept, connect};
 const RECORDS_MAX: usize = 4;
 /// How many slices are taken at once.
 const SLICES_MAX: usize = 16;
+/// How many records, however little is in them, are opened for one of the 128 operations that tokio gives a task in its turn.
+const RECORDS_OPERATION: u8 = 16;
 
 /// An established connection.
 pub struct Tls<S> {
     io: S,
     records: Records,
     incoming: Incoming,
+    /// How many records were opened since an operation was taken for them.
+    opened: u8,
     /// Records that are not all written yet, the next first; so much of that is.
     outgoing: [Vec<u8>; RECORDS_MAX],
     written: usize,
@@ -55,7 +60,7 @@ pub struct Tls<S> {
 impl<S: Stream> Tls<S> {
     fn new(io: S, records: Records, incoming: Incoming) -> Self {
         let (outgoing, written, broken) = (Default::default(), 0, None);
-        Self { io, records, incoming, outgoing, written, ended: false, closed: false, broken }
+        Self { io, records, incoming, opened: 0, outgoing, written, ended: false, closed: false, broken }
     }
 
     /// Ready when there is something to read, or with `false` at the peer's clean end. Nothing is consumed.
@@ -69,6 +74,10 @@ impl<S: Stream> Tls<S> {
             }
             if let Some((kind, why)) = self.broken.as_deref() {
                 return Poll::Ready(Err(io::Error::new(*kind, why.clone())));
+            }
+            if self.opened == RECORDS_OPERATION {
+                ready!(poll_proceed(cx)).made_progress();
+                self.opened = 0;
             }
             let filled = match self.open_next() {
                 Ok(true) => continue,
@@ -88,6 +97,7 @@ impl<S: Stream> Tls<S> {
     /// Opens the next record, if it is all there.
     fn open_next(&mut self) -> Result<bool, Error> {
         let Some(record) = self.incoming.record()? else { return Ok(false) };
+        self.opened += 1;
         match self.records.open(record)? {
             Opened::Data(length) => self.incoming.opened(length),
             Opened::Nothing => self.incoming.opened(0),

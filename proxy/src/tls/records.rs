@@ -19,8 +19,10 @@ pub const HEAD: usize = 5;
 const SEALED_MAX: usize = PLAIN_MAX + 256;
 /// What a sealed record is longer than its data, with every suite: the head, the type of its data, the tag.
 pub const SEALED_MORE: usize = HEAD + 1 + 16;
-/// Records in a row without any data, key updates among them, before a peer is taken for one that only makes work.
-const BARE_MAX: u8 = 32;
+/// Records without any data, key updates among them, before a peer is taken for one that only makes work…
+const BARE_MAX: u16 = 32;
+/// …unless so many with data follow each.
+const PAID_BY: u16 = 16;
 
 /// Types of handshake messages that may come after the handshake (section 4).
 const NEW_SESSION_TICKET: u8 = 4;
@@ -65,8 +67,8 @@ pub struct Records {
     opened: u64,
     /// A key update of ours is due: the peer has asked for it (section 4.6.3).
     asked: bool,
-    /// Its records since it sent data.
-    bare: u8,
+    /// How many records with data it owes for those without.
+    owed: u16,
     /// How many records are sealed with one key.
     sealed_max: u64,
 }
@@ -89,7 +91,7 @@ impl Records {
             opened,
             // aws-lc follows the numbers of a key's records from 0 on, and a handshake that sent tickets has used some.
             asked: sealed > 0,
-            bare: 0,
+            owed: 0,
             // Well before the limit: nothing depends on the last record.
             sealed_max: suite.common.confidentiality_limit / 2,
         })
@@ -163,11 +165,11 @@ impl Records {
             }
         };
         match opened {
-            Opened::Data(_) => self.bare = 0,
-            Opened::Nothing if self.bare >= BARE_MAX => {
+            Opened::Data(_) => self.owed = self.owed.saturating_sub(1),
+            Opened::Nothing if self.owed > (BARE_MAX - 1) * PAID_BY => {
                 return Err(PeerMisbehaved::TooManyEmptyFragments.into());
             }
-            Opened::Nothing => self.bare += 1,
+            Opened::Nothing => self.owed += PAID_BY,
             Opened::End => {}
         }
         Ok(opened)

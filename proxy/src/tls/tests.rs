@@ -1,6 +1,11 @@
 //! Each side against rustls' own connection, and against the other.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    cell::Cell,
+    future::{Future as _, poll_fn},
+    pin::pin,
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -157,24 +162,56 @@ async fn keys_are_renewed_by_either_side_and_nothing_is_lost() {
     }
 }
 
+/// `renewals` of the key, each followed by so many records of data. A record of them is one byte, and they are written at once.
+fn renewals(far: &mut Tls<TcpStream>, renewals: usize, data: usize) {
+    let mut sent = Vec::new();
+    for _ in 0..renewals {
+        far.records.update(&mut sent).expect("update");
+        for _ in 0..data {
+            far.records.seal(OutboundChunks::Single(b"x"), &mut sent).expect("seal");
+        }
+    }
+    far.outgoing[0] = sent;
+}
+
 #[tokio::test]
-async fn a_peer_that_only_renews_keys_is_cut_off() {
+async fn a_peer_that_renews_keys_for_little_data_is_cut_off() {
+    for (data, allowed) in [(16, true), (1, false), (0, false)] {
+        let (mut near, mut far) = ours().await;
+        renewals(&mut far, 40, data);
+        far.shutdown().await.expect("written");
+        let mut came = Vec::new();
+        let read = near.read_to_end(&mut came).await.map_err(|error| error.to_string());
+        match read {
+            Ok(_) => assert!(allowed && came.len() == 40 * data),
+            Err(error) => assert!(!allowed && error.contains("TooManyEmptyFragments"), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_turn_ends_however_little_is_in_its_records() {
+    const RECORDS: usize = 4000;
     let (mut near, mut far) = ours().await;
-    far.records.set_sealed_max(0);
-    // An empty write renews nothing; a record of data ends the count.
-    for _ in 0..100 {
+    for _ in 0..RECORDS {
         far.records.seal(OutboundChunks::Single(b"x"), &mut far.outgoing[0]).expect("seal");
     }
-    far.flush().await.expect("flush");
-    near.read_exact(&mut [0; 100]).await.expect("data between them");
-    let mut updates = Vec::new();
-    for _ in 0..33 {
-        far.records.update(&mut updates).expect("update");
-    }
-    far.outgoing[0] = updates;
-    far.flush().await.expect("flush");
-    let error = near.read(&mut [0; 8]).await.expect_err("refused");
-    assert!(error.to_string().contains("TooManyEmptyFragments"), "{error}");
+    far.shutdown().await.expect("written");
+    let (came, mut in_turn) = (Cell::new(0), Vec::new());
+    let mut all = pin!(async {
+        while let Ok(count @ 1..) = near.read(&mut [0; 100]).await {
+            came.set(came.get() + count);
+        }
+    });
+    poll_fn(|cx| {
+        let polled = all.as_mut().poll(cx);
+        in_turn.push(came.take());
+        polled
+    })
+    .await;
+    assert_eq!(in_turn.iter().sum::<usize>(), RECORDS);
+    let most = in_turn.iter().max().copied().unwrap_or_default();
+    assert!(most <= 128 * usize::from(RECORDS_OPERATION), "{in_turn:?}");
 }
 
 #[tokio::test]
@@ -287,9 +324,9 @@ async fn a_reader_that_reads_nothing_stops_the_writer() {
 async fn a_peer_that_sends_records_without_data_is_cut_off() {
     let (mut near, mut far) = ours().await;
     let mut empty = Vec::new();
-    // Tickets come before: they count, too.
     far.records.seal(OutboundChunks::Single(b"x"), &mut empty).expect("seal");
-    for _ in 0..32 {
+    // Tickets and a renewal of the key came before: they count, too.
+    for _ in 0..29 {
         far.records.seal(OutboundChunks::Single(&[]), &mut empty).expect("seal");
     }
     far.records.seal(OutboundChunks::Single(b"x"), &mut empty).expect("seal");
