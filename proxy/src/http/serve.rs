@@ -6,7 +6,6 @@ use hyper::{
     Request, Response, StatusCode,
     header::{CONNECTION, HeaderValue},
 };
-use tokio::task::yield_now;
 use tracing::debug;
 
 use super::{Error, HttpVersion, respond::Answer, serve_h1, serve_h2};
@@ -82,7 +81,7 @@ impl Limits {
 /// Serves a connection until it ends, drains or, over HTTP/2, `until` is over. Each request is boxed once, and lent to
 /// whatever handles it.
 pub async fn serve<S, F, Fut>(
-    mut io: Peeked<S>,
+    io: Peeked<S>,
     version: HttpVersion,
     limits: Limits,
     until: Option<Duration>,
@@ -99,9 +98,6 @@ pub async fn serve<S, F, Fut>(
             in_turns(Box::pin(serve_h1::serve(io, limits, draining, handle))).await.map_err(Error::from)
         }
         HttpVersion::Http2 => {
-            if !begins(&mut io).await {
-                return;
-            }
             let batch = Batch::of(io);
             in_turns(Box::pin(serve_h2::serve(batch, limits, until, draining, handle)))
                 .await
@@ -111,24 +107,6 @@ pub async fn serve<S, F, Fut>(
     if let Err(error) = ended {
         debug!(%error, "an HTTP connection ended early");
     }
-}
-
-/// Whether there is a client to be served. One that speaks HTTP/2 begins at once (RFC 9113 section 3.4), and its handshake
-/// has given it the time. So the event loop looks once more: what is said to it first goes out with the answer, in one
-/// write instead of two, and to one that has left nothing is said. Nobody is waited for.
-async fn begins<S: Stream>(io: &mut Peeked<S>) -> bool {
-    if !io.ahead().is_empty() {
-        return true;
-    }
-    let read = tokio::select! {
-        biased;
-        read = io.read_more() => read,
-        () = yield_now() => return true,
-    };
-    read.unwrap_or_else(|error| {
-        debug!(%error, "a client left before it began with HTTP/2");
-        false
-    })
 }
 
 /// Marks an answer that says: not here. Its caller's next connection may go to another pod, so that this one should end.
@@ -156,12 +134,7 @@ pub(super) fn last(mut answer: Response<Body>) -> Response<Body> {
 mod tests {
     use hyper::client::conn;
     use hyper_util::rt::{TokioExecutor, TokioIo};
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpStream,
-        task::JoinHandle,
-        time::Instant,
-    };
+    use tokio::time::Instant;
 
     use super::*;
     use crate::clock;
@@ -206,46 +179,6 @@ mod tests {
             }
         }
         serving.await.expect("the server ends, too");
-    }
-
-    fn serve_http2(server: TcpStream) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            let (_drain, draining) = crate::drain::channel();
-            let handle = |_| std::future::pending::<Answer>();
-            serve(Peeked::new(server), HttpVersion::Http2, Limits::PEER, None, draining, handle).await;
-        })
-    }
-
-    #[tokio::test]
-    async fn http2_begins_with_the_answer_to_its_client() {
-        let (mut client, server) = crate::net::relay::pair().await;
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("written");
-        let _serving = serve_http2(server);
-        let mut heard = [0; 1024];
-        let length = client.read(&mut heard).await.expect("the server begins");
-        assert_eq!(heard[3..5], [4, 0], "SETTINGS");
-        let acknowledged = heard[..length].windows(9).any(|frame| frame == b"\0\0\0\x04\x01\0\0\0\0");
-        assert!(acknowledged, "and with what it has to say to the client's");
-    }
-
-    #[tokio::test]
-    async fn http2_begins_with_a_client_that_waits_for_it() {
-        let (mut client, server) = crate::net::relay::pair().await;
-        let _serving = serve_http2(server);
-        let mut head = [0; 9];
-        client.read_exact(&mut head).await.expect("the server begins");
-        assert_eq!(head[3..5], [4, 0], "SETTINGS");
-    }
-
-    #[tokio::test]
-    async fn nothing_is_said_to_a_client_that_leaves_at_once() {
-        let (mut client, server) = crate::net::relay::pair().await;
-        client.shutdown().await.expect("ended");
-        let serving = serve_http2(server);
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await.expect("the server ends");
-        assert!(heard.is_empty());
-        serving.await.expect("no panic");
     }
 
     #[tokio::test]

@@ -547,6 +547,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn its_first_word_goes_out_with_the_answer_to_a_client_that_has_begun() {
+        let (mut client, far) = duplex(64 * 1024);
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
+        client.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
+        let (_drain, draining) = drain::channel();
+        let mut serving =
+            pin!(serve(Batch::new(far, true), Limits::PEER, None, draining, |_| pending::<Answer>()));
+        poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx).is_pending())).await;
+        let mut heard = [0; 1024];
+        let length = client.read(&mut heard).await.expect("read");
+        assert_eq!(heard[3..5], [4, 0], "SETTINGS");
+        assert!(
+            heard[..length].windows(9).any(|heard| heard == frame(4, 1, 0, &[])),
+            "and their acknowledgement"
+        );
+    }
+
+    #[tokio::test]
     async fn a_connect_has_no_body_of_its_own() {
         let (mut sender, connection, _serving) = served(Limits::PEER).await;
         tokio::spawn(connection);

@@ -194,11 +194,17 @@ async fn offers_mesh_tls(stream: &mut Peeked) -> io::Result<bool> {
 
 /// A peer's proxy: both identities are proven before anything is carried.
 async fn peer(proxy: &Arc<Proxy>, stream: Peeked, caller: SocketAddr, server: SocketAddr) {
-    let Some((connection, peer, inside)) = Box::pin(meet(proxy, stream, caller, server)).await else {
+    let Some((mut connection, peer, inside)) = Box::pin(meet(proxy, stream, caller, server)).await else {
         return;
     };
     match inside {
         Inside::H2 => {
+            // Its preface follows its handshake at once (RFC 9113 section 3.4). So our first word goes out with the answer to
+            // it, in one write, and to a peer that has left nothing is said.
+            let there = connection.get_mut().look().await;
+            if !matches!(there, Ok(true)) {
+                return debug!(%caller, %server, ?there, "a peer's connection ended before it said anything");
+            }
             let context = http::Context::peer(proxy, peer, server);
             let until = Some(connection.usable());
             let connection = Peeked::new(connection as Box<dyn Stream>);

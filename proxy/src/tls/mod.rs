@@ -10,6 +10,7 @@ mod records;
 
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -19,7 +20,7 @@ use rustls::{AlertDescription, Error, crypto::cipher::OutboundChunks};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    task::coop::poll_proceed,
+    task::{coop::poll_proceed, yield_now},
 };
 
 use self::{
@@ -92,6 +93,19 @@ impl<S: Stream> Tls<S> {
             }
         }
         Poll::Ready(Ok(true))
+    }
+
+    /// Whether the peer is still there: `false` once it has ended cleanly. The event loop looks once more, so that what follows
+    /// a handshake at once has come; it waits for nothing. Nothing is consumed.
+    ///
+    /// # Errors
+    /// As [`Tls::poll_readable`].
+    pub async fn look(&mut self) -> io::Result<bool> {
+        tokio::select! {
+            biased;
+            readable = poll_fn(|cx| self.poll_readable(cx)) => readable,
+            () = yield_now() => Ok(true),
+        }
     }
 
     /// Opens the next record, if it is all there.

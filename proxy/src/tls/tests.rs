@@ -408,3 +408,36 @@ async fn what_comes_with_the_end_of_a_handshake_is_read_after_it() {
     near.read_exact(&mut answer).await.expect("read, under the next key");
     assert_eq!(&answer, b"an answer");
 }
+
+#[tokio::test]
+async fn a_look_sees_what_has_come_and_waits_for_nothing() {
+    let (mut near, mut far) = ours().await;
+    assert!(far.look().await.expect("a silent peer is there"));
+    near.write_all(b"hello").await.expect("write");
+    assert!(far.look().await.expect("one that speaks, too"));
+    assert_eq!(far.incoming.plain(), b"hello", "it has come, and is still to be read");
+    let mut came = [0; 5];
+    far.read_exact(&mut came).await.expect("read");
+    near.shutdown().await.expect("shutdown");
+    assert!(!far.look().await.expect("the clean end"));
+}
+
+/// A client does not wait between the end of its handshake and what it has to say.
+#[tokio::test]
+async fn a_look_sees_what_came_with_the_end_of_a_handshake() {
+    for (says, there) in [(&b"PRI * HTTP/2.0"[..], true), (b"", false)] {
+        let ((near, far), (client, server)) = (pair().await, configs());
+        let client = async {
+            let mut near = TlsConnector::from(client).connect(name(), near).await.expect("client");
+            near.write_all(says).await.expect("write");
+            near.shutdown().await.expect("shutdown");
+            near
+        };
+        let (_near, far) = tokio::join!(client, accept(server, Vec::new(), far));
+        let mut far = far.expect("server").0;
+        assert_eq!(far.look().await.expect("no error"), there);
+        let mut came = Vec::new();
+        far.read_to_end(&mut came).await.expect("read until the end");
+        assert_eq!(came, says);
+    }
+}
