@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Watches over one connection.
 pub struct Heartbeat {
-    /// There is one for a connection.
+    /// There is one for a connection; none if it is not asked.
     pings: Option<PingPong>,
     /// The next look.
     timer: Pin<Box<Sleep>>,
@@ -34,7 +34,8 @@ pub enum Beat {
 }
 
 impl Heartbeat {
-    /// Of a connection that begins now.
+    /// Of a connection that begins now. Without `pings` it lives for as long as its socket: within a pod the kernel knows when
+    /// the other side has ended, and one that only pauses, in a debugger or a collector of garbage, is to be waited for.
     pub fn new(pings: Option<PingPong>) -> Self {
         Self { pings, timer: Box::pin(sleep(INTERVAL)), asked: false }
     }
@@ -45,6 +46,7 @@ impl Heartbeat {
         while self.timer.as_mut().poll(cx).is_ready() {
             let (next, what) = match (heard(), self.asked) {
                 (true, _) => (INTERVAL, Poll::Ready(Beat::Lives)),
+                (false, _) if self.pings.is_none() => (INTERVAL, Poll::Ready(Beat::Lives)),
                 (false, true) => return Poll::Ready(Beat::Dead),
                 (false, false) => (TIMEOUT, Poll::Pending),
             };

@@ -32,7 +32,7 @@ use super::{
     duplex::Duplex,
     error::passed_on,
     form,
-    h2_body::{HEAD_MAX, Received, SEND_BUFFER, Sending},
+    h2_body::{BROKEN_MAX, GIVEN_UP_FOR, GIVEN_UP_MAX, HEAD_MAX, Received, SEND_BUFFER, Sending},
     heartbeat::{self, Beat, Heartbeat},
     respond::Answer,
     serve::{Limits, sends_elsewhere},
@@ -90,15 +90,14 @@ where
         .max_header_list_size(HEAD_MAX)
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.resets.unwrap_or(usize::MAX))
+        .max_concurrent_reset_streams(GIVEN_UP_MAX)
+        .reset_stream_duration(GIVEN_UP_FOR)
+        .max_local_error_reset_streams(Some(BROKEN_MAX))
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window())
         .max_send_buffer_size(SEND_BUFFER);
     if limits.switches {
         builder.enable_connect_protocol();
-    }
-    if limits.is_trusted() {
-        // Nor what h2 resets by itself: data that is still on its way to a stream whose answer did not wait for it.
-        builder.max_local_error_reset_streams(None);
     }
     builder.handshake(batch.clone()).await
 }
@@ -159,7 +158,7 @@ where
     fn new(mut connection: Connection<Batch<I>, Bytes>, limits: Limits) -> Self {
         let now = Instant::now();
         Self {
-            heartbeat: Heartbeat::new(connection.ping_pong()),
+            heartbeat: Heartbeat::new(connection.ping_pong().filter(|_| !limits.is_trusted())),
             connection,
             streams: FuturesUnordered::new(),
             limits,
@@ -479,6 +478,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_own_application_may_pause_for_as_long_as_it_likes() {
+        let (_sender, mut connection, serving) = served(Limits::APPLICATION).await;
+        let greeted = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx).is_pending())).await;
+        assert!(greeted);
+        timeout(Duration::from_secs(600), serving).await.expect_err("its connection is there");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_caller_that_only_resets_its_streams_is_cut_off() {
         let (mut sender, connection, serving) = served(Limits::PEER).await;
         let connection = tokio::spawn(connection);
@@ -562,6 +569,53 @@ mod tests {
             heard[..length].windows(9).any(|heard| heard == frame(4, 1, 0, &[])),
             "and their acknowledgement"
         );
+    }
+
+    /// The heads of the frames in these bytes: their types and streams.
+    fn heads(mut bytes: &[u8]) -> Vec<(u8, u32)> {
+        let mut heads = Vec::new();
+        while let Some((&[a, b, c, kind, _, d, e, f, g], rest)) = bytes.split_first_chunk::<9>() {
+            heads.push((kind, u32::from_be_bytes([d, e, f, g])));
+            bytes = &rest[u32::from_be_bytes([0, a, b, c]) as usize..];
+        }
+        heads
+    }
+
+    /// An overloaded server says so before it has read: hundreds of uploads are then on their way to nobody.
+    #[tokio::test]
+    async fn what_comes_for_streams_that_were_answered_early_is_no_fault() {
+        const EARLY: u32 = 200;
+        const HEADERS: u8 = 1;
+        const GOAWAY: u8 = 7;
+        let (client, far) = duplex(64 * 1024);
+        let (_drain, draining) = drain::channel();
+        let handle = |_| async { Ok(Response::new(Body::empty())) };
+        tokio::spawn(serve(Batch::new(far, true), Limits::PEER, None, draining, handle));
+        let (mut reads, mut writes) = tokio::io::split(client);
+        let heard = tokio::spawn(async move {
+            let mut heard = Vec::new();
+            let _ = reads.read_to_end(&mut heard).await;
+            heard
+        });
+        writes.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
+        writes.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
+        // POST, http, / and an authority.
+        let head = [&[0x83, 0x86, 0x84, 0x41, 3][..], b"web"].concat();
+        for stream in 0..EARLY {
+            writes.write_all(&frame(HEADERS, 4, 2 * stream + 1, &head)).await.expect("a head");
+            both_have_worked().await;
+        }
+        for _ in 0..20 {
+            for stream in 0..EARLY {
+                writes.write_all(&frame(0, 0, 2 * stream + 1, &[0; 300])).await.expect("data");
+            }
+        }
+        writes.write_all(&frame(HEADERS, 5, 2 * EARLY + 1, &head)).await.expect("one more");
+        both_have_worked().await;
+        writes.shutdown().await.expect("the end");
+        let heads = heads(&heard.await.expect("no panic"));
+        assert!(heads.contains(&(HEADERS, 2 * EARLY + 1)), "it is answered");
+        assert!(!heads.contains(&(GOAWAY, 0)));
     }
 
     #[tokio::test]

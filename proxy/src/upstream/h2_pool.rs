@@ -21,7 +21,7 @@ use super::{Endpoint, Upstream, endpoint::now};
 use crate::{
     failure::{ConnectError, chain},
     http::{
-        h2_body::{HEAD_MAX, SEND_BUFFER},
+        h2_body::{BROKEN_MAX, GIVEN_UP_FOR, GIVEN_UP_MAX, HEAD_MAX, SEND_BUFFER},
         heartbeat::{Beat, Heartbeat},
     },
     identity::Inside,
@@ -91,18 +91,22 @@ impl Default for Pool {
 
 impl Pool {
     /// A stream on an open connection, or on a new one.
-    pub(super) async fn lease(&self, endpoint: &Endpoint, now: Duration) -> Result<Lease, ConnectError> {
-        let generation = endpoint.generation()?;
-        match self.open_lease(generation, now) {
-            Some(lease) => Ok(lease),
-            // Boxed: the few that dial must not size every request's future.
-            None => Box::pin(self.new_lease(endpoint, generation)).await,
+    pub(super) async fn lease(endpoint: &Arc<Endpoint>, now: Duration) -> Result<Lease, ConnectError> {
+        if let Some(lease) = endpoint.h2.open_lease(endpoint.generation()?, now) {
+            return Ok(lease);
         }
+        // A task of its own: what a client began is of use to the next one, also when it leaves before it is done. If each
+        // attempt ended with its client, impatient clients of a busy proxy would never have a connection.
+        let endpoint = Arc::clone(endpoint);
+        let dialled = tokio::spawn(async move { endpoint.h2.new_lease(&endpoint).await });
+        dialled.await.unwrap_or_else(|gone| Err(ConnectError::Io(std::io::Error::other(gone))))
     }
 
-    async fn new_lease(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
+    async fn new_lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
         let arrived = Instant::now();
         let mut last = self.dialling.lock().await;
+        // The certificate may have been renewed meanwhile.
+        let generation = endpoint.generation()?;
         if let Some(lease) = self.open_lease(generation, now()) {
             return Ok(lease);
         }
@@ -110,8 +114,10 @@ impl Pool {
         if let Some(failed) = last.as_ref().filter(|failed| failed.at > arrived) {
             return Err(ConnectError::Shared { reason: failed.reason, why: failed.why.clone() });
         }
-        self.dial(endpoint, generation).await.inspect_err(|error| {
-            *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(error) });
+        self.dial(endpoint, generation).await.or_else(|error| {
+            *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(&error) });
+            // A stream of another connection may have ended meanwhile.
+            self.open_lease(generation, now()).ok_or(error)
         })
     }
 
@@ -128,15 +134,15 @@ impl Pool {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEAD_MAX)
-            // What is still on its way to streams that were given up is no fault of the other side, however many they are.
-            .max_concurrent_reset_streams(STREAMS_MAX)
-            .max_local_error_reset_streams(None)
+            .max_concurrent_reset_streams(GIVEN_UP_MAX)
+            .reset_stream_duration(GIVEN_UP_FOR)
+            .max_local_error_reset_streams(Some(BROKEN_MAX))
             .handshake(batch.clone())
             .await
             .map_err(|error| ConnectError::Http(error.into()))?;
-        let peer = endpoint.addr;
+        let (peer, here) = (endpoint.addr, endpoint.here);
         tokio::spawn(async move {
-            let ended = run(connection, &batch).await;
+            let ended = run(connection, &batch, here).await;
             debug!(%peer, ?ended, "an HTTP/2 connection ended");
         });
         let now = now();
@@ -171,8 +177,12 @@ impl Pool {
 }
 
 /// Reads and writes a connection until it ends; it does when nobody can send on it any more and its last stream has ended.
-async fn run(mut connection: H2<Batch<Upstream>, Bytes>, batch: &Batch<Upstream>) -> Result<(), h2::Error> {
-    let mut heartbeat = Heartbeat::new(connection.ping_pong());
+async fn run(
+    mut connection: H2<Batch<Upstream>, Bytes>,
+    batch: &Batch<Upstream>,
+    here: bool,
+) -> Result<(), h2::Error> {
+    let mut heartbeat = Heartbeat::new(connection.ping_pong().filter(|_| !here));
     let mut run = pin!(poll_fn(|cx| {
         // The connection first: what has come is a sign of life, however late we look.
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
@@ -205,5 +215,33 @@ impl Connection {
 
     fn lease(&self, now: Duration) -> Lease {
         Lease { sender: self.sender.clone(), stream: Arc::clone(&self.streams), since: now, kept: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, task::yield_now, time::timeout};
+
+    use super::*;
+    use crate::hot_path::World;
+
+    #[tokio::test]
+    async fn a_connection_is_made_also_if_its_client_leaves_and_is_the_next_ones() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let world = World::new();
+        let endpoint = world.proxy.registry.endpoint(server.local_addr().expect("an address"), None);
+        {
+            let mut impatient = pin!(Pool::lease(&endpoint, now()));
+            let waits = poll_fn(|cx| Poll::Ready(impatient.as_mut().poll(cx).is_pending())).await;
+            assert!(waits);
+        }
+        let made = async {
+            while endpoint.h2.open().connections.is_empty() {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), made).await.expect("it goes on without its client");
+        let lease = Pool::lease(&endpoint, now()).await.expect("a stream");
+        assert!(lease.kept, "of the connection that there is");
     }
 }

@@ -150,6 +150,7 @@ impl Endpoint {
         }
         let exchange = Box::new(Exchange(Some((held, load))));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            mesh_headers::strip(response.headers_mut());
             return Ok(response.map(|body| Body::switched(body, exchange)));
         }
         form::clean_response(&mut response);
@@ -186,10 +187,15 @@ impl Endpoint {
     }
 
     /// Sends over a shared connection, and over a newer one when a kept one turns out to be on its way out.
-    async fn send_h2(&self, request: &mut Request<Body>, load: &mut Load, mut now: Duration) -> Sent {
+    async fn send_h2(
+        self: &Arc<Self>,
+        request: &mut Request<Body>,
+        load: &mut Load,
+        mut now: Duration,
+    ) -> Sent {
         let mut left = Left::ALL;
         loop {
-            let lease = self.h2.lease(self, now).await.map_err(SendError::NotSent)?;
+            let lease = h2_pool::Pool::lease(self, now).await.map_err(SendError::NotSent)?;
             load.sent(lease.since);
             let kept = lease.kept;
             match send_over(lease, request, self.identity().is_some()).await {
@@ -258,5 +264,37 @@ async fn send_over(mut lease: h2_pool::Lease, request: &mut Request<Body>, peer:
     match peer.then(|| mesh_headers::unsent(&response)).flatten() {
         Some(reason) if again.restore(request) => Err(SendError::NotSent(ConnectError::AtPeer(reason))),
         _ => Ok((response, Held::Stream(h2_exchange::Held::new(lease.stream, rest)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::hot_path::World;
+
+    #[tokio::test]
+    async fn what_an_application_says_in_the_meshs_name_is_removed_from_a_switch_too() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let world = World::new();
+        let endpoint = world.proxy.registry.endpoint(server.local_addr().expect("an address"), None);
+        let answers = tokio::spawn(async move {
+            let mut client = server.accept().await.expect("a connection").0;
+            client.read_u8().await.expect("a request");
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\
+                          Heddle-Unsent: connection_refused\r\nX-Kept: 1\r\n\r\n";
+            client.write_all(answer.as_bytes()).await.expect("an answer");
+            client
+        });
+        let mut request = Request::get("http://web/").body(Body::empty()).expect("a request");
+        let response = endpoint.switch(&mut request, &HeaderValue::from_static("x")).await;
+        let response = response.map_err(|_| ()).expect("it switches");
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert!(response.headers().contains_key("x-kept") && mesh_headers::unsent(&response).is_none());
+        drop(answers.await.expect("no panic"));
     }
 }
