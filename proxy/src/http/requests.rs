@@ -13,8 +13,12 @@ use crate::clock;
 pub struct Requests(Arc<Mutex<Instant>>);
 
 /// One of them, until its response's body has ended.
-pub struct Running {
-    _of: Arc<Mutex<Instant>>,
+pub struct Running(Arc<Mutex<Instant>>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
+    }
 }
 
 impl Requests {
@@ -25,8 +29,7 @@ impl Requests {
 
     /// One more.
     pub fn begin(&self) -> Running {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
-        Running { _of: Arc::clone(&self.0) }
+        Running(Arc::clone(&self.0))
     }
 
     /// Whether none runs.
@@ -34,7 +37,7 @@ impl Requests {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Returns when none runs, and none has begun for so long.
+    /// Returns when none has run for so long.
     pub async fn idle_for(&self, limit: Duration) {
         loop {
             let since = if self.is_idle() { self.since() } else { Duration::ZERO };
@@ -60,6 +63,8 @@ mod tests {
         let running = requests.begin();
         assert!(tokio::time::timeout(limit * 3, requests.idle_for(limit)).await.is_err());
         drop(running);
+        let ended = Instant::now();
         requests.idle_for(limit).await;
+        assert!(ended.elapsed() >= limit, "idle from its end on");
     }
 }

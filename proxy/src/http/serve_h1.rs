@@ -208,7 +208,11 @@ async fn idle(requests: &Requests, state: &State) -> Pause {
         }
     });
     poll_fn(|cx| {
-        let now = Warm::is_crowded() && requests.is_idle() && state.is_settled();
+        if !requests.is_idle() {
+            // It ends in this task, which then looks again.
+            return Poll::Pending;
+        }
+        let now = Warm::is_crowded() && state.is_settled();
         if now { Poll::Ready(Pause::Crowded) } else { for_long.as_mut().poll(cx) }
     })
     .await
