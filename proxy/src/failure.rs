@@ -183,6 +183,9 @@ impl ConnectError {
     }
 }
 
+/// The most bytes of an error's words: a server's own may be among them, in a log line, an answer's body and its head.
+const WORDS_MAX: usize = 512;
+
 /// An error and all of its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
@@ -191,12 +194,20 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         let _ = write!(line, ": {error}");
         cause = error.source();
     }
+    line.truncate(line.floor_char_boundary(WORDS_MAX));
     line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_says_of_its_error_is_cut() {
+        let words = chain(&io::Error::other("é".repeat(100_000)));
+        assert!(words.len() <= WORDS_MAX && words.chars().all(|letter| letter == 'é'));
+        assert_eq!(chain(&io::Error::other("short")), "short");
+    }
 
     #[test]
     fn proxy_status_is_a_structured_field_whatever_the_details_hold() {

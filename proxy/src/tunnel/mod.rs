@@ -147,8 +147,8 @@ impl<S: Stream> Tunnels<S> {
             match ready!(self.poll_code(cx))? {
                 Some(Code::Bytes(count)) => self.incoming = Way::Open(count),
                 Some(Code::End) => self.incoming = Way::Ended,
-                Some(Code::Last) if !self.serves => self.last = true,
-                Some(Code::Last) => return Poll::Ready(Err(invalid("a client's last word"))),
+                Some(Code::Last) if !self.serves && !self.last => self.last = true,
+                Some(Code::Last) => return Poll::Ready(Err(invalid("a last word too many"))),
                 Some(Code::Open) => return Poll::Ready(Err(invalid("a tunnel within a tunnel"))),
                 None => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }

@@ -68,6 +68,16 @@ async fn a_connection_without_more_tunnels_is_not_taken() {
 }
 
 #[tokio::test]
+async fn the_last_word_is_said_once() {
+    let (mut client, mut server) = connected().await;
+    client.open();
+    server.take_no_more().await.expect("write");
+    server.take_no_more().await.expect("write");
+    let error = client.read(&mut [0; 8]).await.expect_err("twice");
+    assert!(error.to_string().contains("a last word too many"), "{error}");
+}
+
+#[tokio::test]
 async fn a_tunnel_that_crosses_the_last_word_is_carried() {
     let (mut client, mut server) = connected().await;
     server.take_no_more().await.expect("write");
