@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     clock::in_turns,
     drain::{Draining, Stage},
-    net::{batch::Batch, peek::Peeked, stream::Stream},
+    net::{batch::Batch, frames::Frames, peek::Peeked, stream::Stream},
 };
 
 /// A request's head, decoded, at most.
@@ -98,7 +98,7 @@ pub async fn serve<S, F, Fut>(
             in_turns(Box::pin(serve_h1::serve(io, limits, draining, handle))).await.map_err(Error::from)
         }
         HttpVersion::Http2 => {
-            let batch = Batch::of(io);
+            let batch = Batch::of(io, Frames::of_client());
             in_turns(Box::pin(serve_h2::serve(batch, limits, until, draining, handle)))
                 .await
                 .map_err(Error::from)

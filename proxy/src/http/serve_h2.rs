@@ -424,7 +424,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::drain;
+    use crate::{drain, net::frames::Frames};
 
     /// A client's end of a connection that is served, and its server.
     async fn served(
@@ -434,7 +434,8 @@ mod tests {
         let (drain, draining) = drain::channel();
         let serving = tokio::spawn(async move {
             let _drain = drain;
-            serve(Batch::new(far, true), limits, None, draining, |_| pending::<Answer>()).await
+            serve(Batch::new(far, true, Frames::of_client()), limits, None, draining, |_| pending::<Answer>())
+                .await
         });
         let (sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
         (sender, connection, serving)
@@ -531,7 +532,13 @@ mod tests {
         let (_drain, draining) = drain::channel();
         let until = Some(Duration::from_secs(5));
         let handle = |_| async { Ok(Response::new(Body::empty())) };
-        let serving = tokio::spawn(serve(Batch::new(far, true), Limits::PEER, until, draining, handle));
+        let serving = tokio::spawn(serve(
+            Batch::new(far, true, Frames::of_client()),
+            Limits::PEER,
+            until,
+            draining,
+            handle,
+        ));
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
         client.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
         // GET, http, / and an authority.
@@ -560,7 +567,9 @@ mod tests {
         client.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
         let (_drain, draining) = drain::channel();
         let mut serving =
-            pin!(serve(Batch::new(far, true), Limits::PEER, None, draining, |_| pending::<Answer>()));
+            pin!(serve(Batch::new(far, true, Frames::of_client()), Limits::PEER, None, draining, |_| {
+                pending::<Answer>()
+            }));
         poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx).is_pending())).await;
         let mut heard = [0; 1024];
         let length = client.read(&mut heard).await.expect("read");
@@ -590,7 +599,7 @@ mod tests {
         let (client, far) = duplex(64 * 1024);
         let (_drain, draining) = drain::channel();
         let handle = |_| async { Ok(Response::new(Body::empty())) };
-        tokio::spawn(serve(Batch::new(far, true), Limits::PEER, None, draining, handle));
+        tokio::spawn(serve(Batch::new(far, true, Frames::of_client()), Limits::PEER, None, draining, handle));
         let (mut reads, mut writes) = tokio::io::split(client);
         let heard = tokio::spawn(async move {
             let mut heard = Vec::new();
@@ -636,7 +645,7 @@ mod tests {
             assert_ne!(request.uri().path(), "/panics");
             Ok(Response::new(Body::empty()))
         };
-        tokio::spawn(serve(Batch::new(far, true), Limits::PEER, None, draining, handle));
+        tokio::spawn(serve(Batch::new(far, true, Frames::of_client()), Limits::PEER, None, draining, handle));
         let (mut sender, connection) = h2::client::handshake(near).await.expect("HTTP/2");
         tokio::spawn(connection);
         let mut ask = |path: &str| {

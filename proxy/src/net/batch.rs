@@ -24,6 +24,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    frames::Frames,
     spare::Buffer,
     stream::Stream,
     turn::{self, TURN},
@@ -49,8 +50,10 @@ struct Gathered<S> {
     stream: S,
     /// What was read and not handed on yet; none if nothing is read ahead.
     ahead: Option<Ahead>,
-    /// How much has been given in this turn.
+    /// How much has been given in this turn, by weight.
     given: usize,
+    /// Where in what comes.
+    frames: Frames,
     /// What was gathered.
     bytes: Vec<u8>,
     /// How many of them are written.
@@ -70,20 +73,21 @@ impl<S> Clone for Batch<S> {
 }
 
 impl<S: Stream> Batch<S> {
-    /// Gathers what is written to `stream`, and reads ahead if that saves system calls.
-    pub fn of(stream: S) -> Self {
+    /// A connection from which `frames` come. What is written is gathered, and it is read ahead if that saves system calls.
+    pub fn of(stream: S, frames: Frames) -> Self {
         let plain = stream.is_plain();
-        Self::new(stream, plain)
+        Self::new(stream, plain, frames)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Batch<S> {
     /// `plain` if each read of `stream` is a system call.
-    pub(crate) fn new(stream: S, plain: bool) -> Self {
+    pub(crate) fn new(stream: S, plain: bool, frames: Frames) -> Self {
         Self(Arc::new(Mutex::new(Gathered {
             stream,
             ahead: plain.then(Ahead::default),
             given: 0,
+            frames,
             bytes: Vec::new(),
             written: 0,
             unflushed: false,
@@ -225,9 +229,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Batch<S> {
             Some(ahead) => ahead.poll_read(&mut gathered.stream, cx, buf),
             None => Pin::new(&mut gathered.stream).poll_read(cx, buf),
         };
-        let given = buf.filled().len() - before;
-        gathered.given += given;
-        gathered.heard |= given > 0;
+        let given = &buf.filled()[before..];
+        gathered.given += gathered.frames.weigh(given);
+        gathered.heard |= !given.is_empty();
         read
     }
 }
@@ -343,7 +347,7 @@ mod tests {
         far.write_all(&sent).await.expect("writes");
         drop(far);
         let counts = Arc::default();
-        let batch = Batch::new(Counted(near, Arc::clone(&counts)), true);
+        let batch = Batch::new(Counted(near, Arc::clone(&counts)), true, Frames::of_server());
         let mut reader = batch.clone();
         let mut connection = pin!(async move {
             let mut arrived = Vec::new();
@@ -365,7 +369,7 @@ mod tests {
         let (near, mut far) = duplex(1 << 20);
         let sent = numbered(5000);
         far.write_all(&sent).await.expect("writes");
-        let batch = Batch::new(near, true);
+        let batch = Batch::new(near, true, Frames::of_server());
         let kept = || batch.gathered().ahead.as_ref().map_or(0, |ahead| ahead.bytes.held());
         let read = async |count| {
             let mut reader = batch.clone();
@@ -383,7 +387,8 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_always_has_more_leaves_others_their_turn_and_has_its_next() {
         for plain in [true, false] {
-            let batch = Batch::new(join(repeat(7), sink()), plain);
+            // Frames of data, without any.
+            let batch = Batch::new(join(repeat(0), sink()), plain, Frames::of_server());
             let mut reader = batch.clone();
             let read = Cell::new(0);
             let mut connection = pin!(async {
@@ -405,10 +410,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_turn_of_dear_frames_is_short() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let (near, mut far) = duplex(1 << 20);
+        far.write_all(&SETTINGS.repeat(1000)).await.expect("written");
+        drop(far);
+        let batch = Batch::new(near, true, Frames::of_server());
+        let mut reader = batch.clone();
+        let mut connection = pin!(async {
+            while reader.read(&mut [0; 90]).await? > 0 {}
+            io::Result::Ok(())
+        });
+        let mut turns = 0;
+        poll_fn(|cx| {
+            turns += 1;
+            batch.poll(connection.as_mut(), cx)
+        })
+        .await
+        .expect("reads");
+        assert!(turns > 10, "{turns} for a thousand that may touch every stream");
+    }
+
+    #[tokio::test]
     async fn the_writes_of_a_turn_are_one() {
         let (near, mut far) = duplex(1 << 20);
         let counts = Arc::default();
-        let batch = Batch::new(Counted(near, Arc::clone(&counts)), true);
+        let batch = Batch::new(Counted(near, Arc::clone(&counts)), true, Frames::of_server());
         let mut writer = batch.clone();
         let mut connection = pin!(async move {
             for _ in 0..20 {
@@ -428,7 +455,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_stops_the_writer_and_loses_nothing() {
         let (near, mut far) = duplex(1000);
-        let batch = Batch::new(near, true);
+        let batch = Batch::new(near, true, Frames::of_server());
         let mut writer = batch.clone();
         let sent = numbered(300_000);
         let bytes = sent.clone();
@@ -453,7 +480,7 @@ mod tests {
     async fn a_writer_learns_that_nobody_reads_any_more() {
         let (near, far) = duplex(1000);
         drop(far);
-        let batch = Batch::new(near, true);
+        let batch = Batch::new(near, true, Frames::of_server());
         let mut writer = batch.clone();
         let mut connection = pin!(async move {
             loop {

@@ -1,6 +1,7 @@
 //! Sockets: listening, original destinations, dialling, resets.
 
 pub mod batch;
+pub mod frames;
 pub mod listen;
 pub mod peek;
 pub mod relay;

@@ -25,7 +25,7 @@ use crate::{
         heartbeat::{Beat, Heartbeat},
     },
     identity::Inside,
-    net::batch::Batch,
+    net::{batch::Batch, frames::Frames},
 };
 
 /// Below a peer's bound of 256 streams, or the server's own: past it another connection is opened, so that no request
@@ -124,7 +124,7 @@ impl Pool {
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
         let stream = endpoint.connect(Inside::H2).await?;
         let until = stream.usable().map(|time| now() + time);
-        let batch = Batch::of(stream);
+        let batch = Batch::of(stream, Frames::of_server());
         // One at least: a server that takes none for now may take one later.
         let expected = self.open().bound.max(1);
         let (sender, connection) = Builder::new()
