@@ -52,7 +52,8 @@ struct Rooms {
     inbound: Arc<()>,
 }
 
-/// A request's place, in its direction and among all.
+/// A request's place, in its direction and among all. Its clones are places of their own.
+#[derive(Clone)]
 pub struct Room {
     _one_way: Arc<()>,
 }

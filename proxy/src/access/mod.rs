@@ -105,6 +105,11 @@ impl Access {
         self.room.as_ref().map(drop).ok_or(Failure::Overloaded)
     }
 
+    /// A place for what this request leads to that outlives it, if it has one itself.
+    pub fn room(&self) -> Option<Room> {
+        self.room.clone()
+    }
+
     /// The request's body, counted as it passes if anybody will read the count.
     pub fn passes(&mut self, body: &mut Body) {
         if let Some(details) = &mut self.details {

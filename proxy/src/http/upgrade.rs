@@ -31,6 +31,7 @@ use super::{duplex::Duplex, serve_h1::Noted};
 use crate::{
     body::Body,
     net::{relay::copy, socket::reset_on_close, stream::Stream},
+    proxy::Room,
     upstream::Upstream,
 };
 
@@ -147,23 +148,23 @@ impl Side {
     }
 }
 
-/// Joins the two sides of an answer that switches; any other passes as it is.
-pub fn join(client: Option<Side>, response: Response<Body>) -> Response<Body> {
+/// Joins the two sides of an answer that switches, which have the `room` for as long as they run; any other passes as it is.
+pub fn join(client: Option<Side>, response: Response<Body>, room: Option<Room>) -> Response<Body> {
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if switches { joined(client, response) } else { response }
+    if switches { joined(client, response, room) } else { response }
 }
 
-/// Joins the two sides of a CONNECT's answer, if it opened a tunnel (RFC 9110 section 9.3.6).
-pub fn join_connect(client: Option<Side>, response: Response<Body>) -> Response<Body> {
-    if response.status().is_success() { joined(client, response) } else { response }
+/// Joins the two sides of a CONNECT's answer, if it opened a tunnel (RFC 9110 section 9.3.6); otherwise as [`join`].
+pub fn join_connect(client: Option<Side>, response: Response<Body>, room: Option<Room>) -> Response<Body> {
+    if response.status().is_success() { joined(client, response, room) } else { response }
 }
 
-fn joined(client: Option<Side>, response: Response<Body>) -> Response<Body> {
+fn joined(client: Option<Side>, response: Response<Body>, room: Option<Room>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let server = Side::take(&mut parts.extensions);
     tokio::spawn(async move {
         // The body holds the exchange, and so stream and load, for as long as the switched streams run.
-        let _exchange = body;
+        let _exchange = (body, room);
         let (Some(client), Some(server)) = (client, server) else { return };
         let (Some(mut client), Some(mut server)) = tokio::join!(client.open(), server.open()) else { return };
         let ended = copy(&mut client, Bytes::new(), &mut server, |_| ()).await;
@@ -232,6 +233,7 @@ impl AsyncWrite for Switched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{hot_path::World, metrics::Direction};
 
     fn response(status: StatusCode) -> Response<Body> {
         let mut response = Response::new(Body::empty());
@@ -254,6 +256,23 @@ mod tests {
         for status in [101, 200, 204, 400, 403, 409, 426, 500] {
             check_crosses(StatusCode::from_u16(status).expect("status"));
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_switched_has_a_place_until_it_ends() {
+        let world = World::new();
+        let places = || std::iter::from_fn(|| world.proxy.room(Direction::Inbound)).collect::<Vec<_>>().len();
+        let room = world.proxy.room(Direction::Inbound);
+        let all = places();
+        let ((client, promised), (server, from_server)) = (promise(), promise());
+        let mut response = response(StatusCode::SWITCHING_PROTOCOLS);
+        response.extensions_mut().insert(from_server);
+        join(Some(Side::Http2(promised)), response, room);
+        tokio::task::yield_now().await;
+        assert_eq!(places(), all);
+        drop((client, server));
+        tokio::task::yield_now().await;
+        assert_eq!(places(), all + 1);
     }
 
     #[test]

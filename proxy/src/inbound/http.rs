@@ -145,7 +145,7 @@ impl Context {
             request.headers_mut().insert(CLIENT_CERT, client_cert.clone());
         }
         match from_peer.as_ref().or(asked.as_ref()) {
-            _ if connects => Box::pin(self.connect(client, request)).await,
+            _ if connects => Box::pin(self.connect(client, request, access)).await,
             None => self
                 .application
                 .send(request, version, upstream::now())
@@ -155,7 +155,13 @@ impl Context {
                 Err(Failure::BadRequest("this protocol is not switched to"))
             }
             // Boxed: the few that switch must not size every request's future.
-            Some(protocol) => Box::pin(self.switch(client, request, protocol, from_peer.is_some())).await,
+            Some(protocol) => {
+                let mut response = Box::pin(self.switch(client, request, protocol, access)).await?;
+                if from_peer.is_some() {
+                    upgrade::to_peer(&mut response);
+                }
+                Ok(response)
+            }
         }
     }
 
@@ -164,9 +170,10 @@ impl Context {
         &self,
         client: Option<upgrade::Side>,
         request: &mut Request<Body>,
+        access: &Access,
     ) -> Result<Response<Body>, Failure> {
         let response = self.application.send_as_it_is(request).await.map_err(|error| self.failure(error))?;
-        Ok(upgrade::join_connect(client, response))
+        Ok(upgrade::join_connect(client, response, access.room()))
     }
 
     /// Hands a request to switch protocols to the application, and joins the two sides if it agrees.
@@ -175,15 +182,11 @@ impl Context {
         client: Option<upgrade::Side>,
         request: &mut Request<Body>,
         protocol: &HeaderValue,
-        from_peer: bool,
+        access: &Access,
     ) -> Result<Response<Body>, Failure> {
         let response =
             self.application.switch(request, protocol).await.map_err(|error| self.failure(error))?;
-        let mut response = upgrade::join(client, response);
-        if from_peer {
-            upgrade::to_peer(&mut response);
-        }
-        Ok(response)
+        Ok(upgrade::join(client, response, access.room()))
     }
 
     fn failure(&self, error: SendError) -> Failure {

@@ -138,7 +138,7 @@ impl Context {
             Next::Forward(plan) => plan,
         };
         let response = self.forward(request, Errand::AsItIs, &plan, access).await?;
-        Ok(if connects { upgrade::join_connect(client, response) } else { response })
+        Ok(if connects { upgrade::join_connect(client, response, access.room()) } else { response })
     }
 
     /// Asks the routes, and makes the changes to the request that they ask for.
@@ -176,7 +176,7 @@ impl Context {
     ) -> Result<Response<Body>, Failure> {
         let client = upgrade::side_of(request);
         let response = self.forward(request, Errand::Switch(protocol), plan, access).await?;
-        Ok(upgrade::join(client, response))
+        Ok(upgrade::join(client, response, access.room()))
     }
 
     /// Sends to an endpoint, and to others as long as nothing has been sent.
