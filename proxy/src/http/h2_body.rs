@@ -3,7 +3,6 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use h2::{Reason, RecvStream, SendStream};
@@ -20,10 +19,9 @@ use crate::body::Body;
 pub const HEAD_MAX: u32 = 64 * 1024;
 /// What one stream may have buffered towards a slow reader.
 pub const SEND_BUFFER: usize = 64 * 1024;
-/// So many streams that were given up, or answered before their request had ended, are remembered…
+/// So many streams that were given up, or answered before their request had ended, are remembered for a second: what is still
+/// on its way to them is no fault of the other side.
 pub const GIVEN_UP_MAX: usize = 4096;
-/// …for so long: what is still on its way to them is no fault of the other side.
-pub const GIVEN_UP_FOR: Duration = Duration::from_secs(4);
 /// How many streams the other side may break, in a connection's life: h2 keeps each until it has told it so, which a hostile
 /// reader can put off for ever.
 pub const BROKEN_MAX: usize = 4096;

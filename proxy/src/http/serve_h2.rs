@@ -32,7 +32,7 @@ use super::{
     duplex::Duplex,
     error::passed_on,
     form,
-    h2_body::{BROKEN_MAX, GIVEN_UP_FOR, GIVEN_UP_MAX, HEAD_MAX, Received, SEND_BUFFER, Sending},
+    h2_body::{BROKEN_MAX, GIVEN_UP_MAX, HEAD_MAX, Received, SEND_BUFFER, Sending},
     heartbeat::{self, Beat, Heartbeat},
     respond::Answer,
     serve::{Limits, sends_elsewhere},
@@ -91,8 +91,7 @@ where
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.resets.unwrap_or(usize::MAX))
         .max_concurrent_reset_streams(GIVEN_UP_MAX)
-        .reset_stream_duration(GIVEN_UP_FOR)
-        .max_local_error_reset_streams(Some(BROKEN_MAX))
+        .max_local_error_reset_streams((!limits.is_trusted()).then_some(BROKEN_MAX))
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window())
         .max_send_buffer_size(SEND_BUFFER);

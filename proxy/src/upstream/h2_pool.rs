@@ -6,6 +6,7 @@
 
 use std::{
     future::{Future as _, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -14,14 +15,17 @@ use std::{
 
 use h2::client::{Builder, Connection as H2, SendRequest};
 use hyper::body::Bytes;
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot},
+    time::Instant,
+};
 use tracing::debug;
 
 use super::{Endpoint, Upstream, endpoint::now};
 use crate::{
     failure::{ConnectError, chain},
     http::{
-        h2_body::{BROKEN_MAX, GIVEN_UP_FOR, GIVEN_UP_MAX, HEAD_MAX, SEND_BUFFER},
+        h2_body::{BROKEN_MAX, GIVEN_UP_MAX, HEAD_MAX, SEND_BUFFER},
         heartbeat::{Beat, Heartbeat},
     },
     identity::Inside,
@@ -42,7 +46,7 @@ const CONNECTION_WINDOW: u32 = 250 * STREAM_WINDOW;
 pub(super) struct Pool {
     open: Mutex<Open>,
     /// Held while dialling: requests that arrive meanwhile share what comes of it.
-    dialling: AsyncMutex<Option<Failed>>,
+    dialling: Arc<AsyncMutex<Option<Failed>>>,
 }
 
 struct Open {
@@ -85,40 +89,37 @@ pub(super) struct Lease {
 impl Default for Pool {
     fn default() -> Self {
         let open = Mutex::new(Open { connections: Vec::new(), bound: STREAMS_MAX });
-        Self { open, dialling: AsyncMutex::default() }
+        Self { open, dialling: Arc::default() }
     }
 }
 
 impl Pool {
     /// A stream on an open connection, or on a new one.
     pub(super) async fn lease(endpoint: &Arc<Endpoint>, now: Duration) -> Result<Lease, ConnectError> {
-        if let Some(lease) = endpoint.h2.open_lease(endpoint.generation()?, now) {
-            return Ok(lease);
+        match endpoint.h2.open_lease(endpoint.generation()?, now) {
+            Some(lease) => Ok(lease),
+            // Boxed: the few that dial must not size every request's future.
+            None => Box::pin(Self::new_lease(endpoint)).await,
         }
-        // A task of its own: what a client began is of use to the next one, also when it leaves before it is done. If each
-        // attempt ended with its client, impatient clients of a busy proxy would never have a connection.
-        let endpoint = Arc::clone(endpoint);
-        let dialled = tokio::spawn(async move { endpoint.h2.new_lease(&endpoint).await });
-        dialled.await.unwrap_or_else(|gone| Err(ConnectError::Io(std::io::Error::other(gone))))
     }
 
-    async fn new_lease(&self, endpoint: &Endpoint) -> Result<Lease, ConnectError> {
-        let arrived = Instant::now();
-        let mut last = self.dialling.lock().await;
+    async fn new_lease(endpoint: &Arc<Endpoint>) -> Result<Lease, ConnectError> {
+        let (pool, arrived) = (&endpoint.h2, Instant::now());
+        let last = Arc::clone(&pool.dialling).lock_owned().await;
         // The certificate may have been renewed meanwhile.
         let generation = endpoint.generation()?;
-        if let Some(lease) = self.open_lease(generation, now()) {
+        if let Some(lease) = pool.open_lease(generation, now()) {
             return Ok(lease);
         }
         // Who waited for an attempt that failed takes its failure, instead of waiting for one of its own.
         if let Some(failed) = last.as_ref().filter(|failed| failed.at > arrived) {
             return Err(ConnectError::Shared { reason: failed.reason, why: failed.why.clone() });
         }
-        self.dial(endpoint, generation).await.or_else(|error| {
-            *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(&error) });
-            // A stream of another connection may have ended meanwhile.
-            self.open_lease(generation, now()).ok_or(error)
-        })
+        // A task of its own: what a client began is of use to the next one, also when it leaves before it is done. If each
+        // attempt ended with its client, impatient clients of a busy proxy would never have a connection.
+        let (back, dialled) = oneshot::channel();
+        tokio::spawn(attempt(Arc::clone(endpoint), generation, last, back));
+        dialled.await.unwrap_or_else(|gone| Err(ConnectError::Io(io::Error::other(gone))))
     }
 
     async fn dial(&self, endpoint: &Endpoint, generation: u64) -> Result<Lease, ConnectError> {
@@ -135,7 +136,6 @@ impl Pool {
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEAD_MAX)
             .max_concurrent_reset_streams(GIVEN_UP_MAX)
-            .reset_stream_duration(GIVEN_UP_FOR)
             .max_local_error_reset_streams(Some(BROKEN_MAX))
             .handshake(batch.clone())
             .await
@@ -173,6 +173,26 @@ impl Pool {
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Dials, and gives what comes of it `back`.
+async fn attempt(
+    endpoint: Arc<Endpoint>,
+    generation: u64,
+    mut last: OwnedMutexGuard<Option<Failed>>,
+    back: oneshot::Sender<Result<Lease, ConnectError>>,
+) {
+    let pool = &endpoint.h2;
+    let made = pool.dial(&endpoint, generation).await.or_else(|error| {
+        *last = Some(Failed { at: Instant::now(), reason: error.reason(), why: chain(&error) });
+        // A stream of another connection may have ended meanwhile.
+        pool.open_lease(generation, now()).ok_or(error)
+    });
+    drop(last);
+    if let Err(Err(error)) = back.send(made) {
+        // Its client has left, and those who waited share it: nobody else says so.
+        endpoint.carry(now()).unreached(&error);
     }
 }
 
@@ -225,23 +245,43 @@ mod tests {
     use super::*;
     use crate::hot_path::World;
 
+    /// A client that leaves as soon as it has asked.
+    async fn ask_and_leave(endpoint: &Arc<Endpoint>) {
+        let mut asks = pin!(Pool::lease(endpoint, now()));
+        assert!(poll_fn(|cx| Poll::Ready(asks.as_mut().poll(cx).is_pending())).await);
+    }
+
+    async fn comes(what: impl Fn() -> bool) {
+        let all = async {
+            while !what() {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), all).await.expect("it goes on without its client");
+    }
+
     #[tokio::test]
     async fn a_connection_is_made_also_if_its_client_leaves_and_is_the_next_ones() {
         let server = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let world = World::new();
         let endpoint = world.proxy.registry.endpoint(server.local_addr().expect("an address"), None);
-        {
-            let mut impatient = pin!(Pool::lease(&endpoint, now()));
-            let waits = poll_fn(|cx| Poll::Ready(impatient.as_mut().poll(cx).is_pending())).await;
-            assert!(waits);
-        }
-        let made = async {
-            while endpoint.h2.open().connections.is_empty() {
-                yield_now().await;
-            }
-        };
-        timeout(Duration::from_secs(10), made).await.expect("it goes on without its client");
+        ask_and_leave(&endpoint).await;
+        comes(|| !endpoint.h2.open().connections.is_empty()).await;
         let lease = Pool::lease(&endpoint, now()).await.expect("a stream");
         assert!(lease.kept, "of the connection that there is");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_nobody_reaches_is_set_aside_also_if_its_clients_leave() {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let world = World::new();
+        let endpoint = world.proxy.registry.endpoint(nobody.local_addr().expect("an address"), None);
+        drop(nobody);
+        let before = endpoint.state().word(now());
+        for _ in 0..2 {
+            ask_and_leave(&endpoint).await;
+            comes(|| endpoint.h2.dialling.try_lock().is_ok()).await;
+        }
+        comes(|| endpoint.state().word(now()) != before).await;
     }
 }
