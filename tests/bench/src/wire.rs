@@ -19,11 +19,10 @@ use crate::subject::Subject;
 
 /// A request takes milliseconds, tcpdump to begin a little longer.
 const SOON: Duration = Duration::from_secs(15);
-/// Packets are written as they come, but not before their answer.
-const WRITTEN: Duration = Duration::from_millis(300);
-
 /// What a marked message is filled up to: as long as the server's echo wants it.
 const MESSAGE: &str = "exec 3<>/dev/tcp/\"$0\"/\"$1\" && printf %-100s \"$2\" >&3 && head -c 100 <&3";
+/// A datagram, which no sidecar captures: when it has been written, so has all that came before.
+const DATAGRAM: &str = "printf %s \"$1\" >/dev/udp/\"$0\"/9";
 
 /// Looks at the wire of every subject.
 pub fn check(stage: &Stage, plan: &Plan) -> Result<()> {
@@ -32,7 +31,9 @@ pub fn check(stage: &Stage, plan: &Plan) -> Result<()> {
         let marks = [mark(subject, "request"), mark(subject, "message")];
         request(stage, subject, &marks[0])?;
         message(stage, subject, &marks[1])?;
-        std::thread::sleep(WRITTEN);
+        let last = mark(subject, "end");
+        datagram(stage, subject, &last)?;
+        until("tcpdump has written all of it", SOON, || capture.has(&last))?;
         let packets = capture.stop()?;
         for mark in marks {
             judge(subject, &mark, contains(&packets, mark.as_bytes()))?;
@@ -71,6 +72,10 @@ fn message(stage: &Stage, subject: Subject, mark: &str) -> Result<()> {
     Ok(())
 }
 
+fn datagram(stage: &Stage, subject: Subject, mark: &str) -> Result<()> {
+    run(stage.in_client(subject, &["bash", "-c", DATAGRAM, subject.service_ip(), mark]), SOON).map(drop)
+}
+
 fn contains(packets: &[u8], mark: &[u8]) -> bool {
     packets.windows(mark.len()).any(|window| window == mark)
 }
@@ -96,6 +101,11 @@ impl Capture {
         let capture = Self { tcpdump, file };
         until("tcpdump listens", SOON, || listens(&messages))?;
         Ok(capture)
+    }
+
+    fn has(&self, mark: &str) -> Result<()> {
+        ensure!(contains(&fs::read(&self.file)?, mark.as_bytes()), "{mark:?} was not seen");
+        Ok(())
     }
 
     fn stop(mut self) -> Result<Vec<u8>> {
