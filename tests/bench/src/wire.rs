@@ -19,6 +19,12 @@ use crate::subject::Subject;
 
 /// A request takes milliseconds, tcpdump to begin a little longer.
 const SOON: Duration = Duration::from_secs(15);
+/// How much of a packet is written, in bytes: each has a place of that size in the kernel, and with whole packets there were
+/// eight places.
+const HEAD: &str = "2048";
+/// Room for packets that tcpdump has not written yet.
+const ROOM_KIB: &str = "8192";
+
 /// What a marked message is filled up to: as long as the server's echo wants it.
 const MESSAGE: &str = "exec 3<>/dev/tcp/\"$0\"/\"$1\" && printf %-100s \"$2\" >&3 && head -c 100 <&3";
 /// A datagram, which no sidecar captures: when it has been written, so has all that came before.
@@ -94,7 +100,20 @@ impl Capture {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", stage.node().display()));
         command
-            .args(["tcpdump", "-i", "any", "-s", "0", "-U", "-Z", "root", "--immediate-mode", "-w"])
+            .args([
+                "tcpdump",
+                "-i",
+                "any",
+                "-s",
+                HEAD,
+                "-B",
+                ROOM_KIB,
+                "-U",
+                "-Z",
+                "root",
+                "--immediate-mode",
+                "-w",
+            ])
             .arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&messages)?);
         let tcpdump = command.spawn().context("cannot start tcpdump")?;
