@@ -136,10 +136,7 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        check_size(leaf, intermediates).map_err(|why| {
-            warn!(%why, "refused a peer's certificate");
-            refused(why)
-        })?;
+        check_size(leaf, intermediates).map_err(refused)?;
         // With intermediates there are more times to look at than the leaf's.
         let alone = intermediates.is_empty();
         if alone && self.known.get(leaf).is_some_and(|known| known.proven.is_in_time(now)) {
@@ -151,10 +148,7 @@ impl Verifier {
         let usage = KeyUsage::required(self.usage);
         leaf.verify_for_usage(algorithms.all, &self.roots.roots, intermediates, now, usage, None, None)
             .map_err(chain_error)?;
-        self.check_identity(identity_of(&leaf)).map_err(|why| {
-            warn!(%why, "refused a peer's certificate");
-            refused(why)
-        })?;
+        self.check_identity(identity_of(&leaf)).map_err(refused)?;
         if alone {
             self.known.note(der, &leaf);
         }
@@ -226,7 +220,9 @@ fn check_size(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -
     if fits { Ok(()) } else { Err(Refused::Chain(certificates, bytes)) }
 }
 
+/// What rustls is told, and the log.
 fn refused(why: Refused) -> Error {
+    warn!(%why, "refused a peer's certificate");
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
 }
 

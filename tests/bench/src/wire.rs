@@ -99,22 +99,8 @@ impl Capture {
         let messages = stage.folder().join("tcpdump.log");
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", stage.node().display()));
-        command
-            .args([
-                "tcpdump",
-                "-i",
-                "any",
-                "-s",
-                HEAD,
-                "-B",
-                ROOM_KIB,
-                "-U",
-                "-Z",
-                "root",
-                "--immediate-mode",
-                "-w",
-            ])
-            .arg(&file);
+        command.args(["tcpdump", "-i", "any", "-U", "-Z", "root", "--immediate-mode"]);
+        command.args(["-s", HEAD, "-B", ROOM_KIB, "-w"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&messages)?);
         let tcpdump = command.spawn().context("cannot start tcpdump")?;
         let capture = Self { tcpdump, file };
